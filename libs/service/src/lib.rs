@@ -1,1 +1,23 @@
-//! 
+//! What every OgelBase server does alike.
+//!
+//! - [`config`]: settings from file < environment < flag, each of them a clap argument.
+//! - [`logging`]: readable on a terminal, JSON for machines.
+//! - [`http`]: `/healthz`, `/readyz`, `/metrics`, the JSON error type, serving until shutdown.
+//! - [`Shutdown`]: SIGTERM and SIGINT as a token that every task can wait for.
+//! - [`listen`]: listening on `[::]` or a given address.
+//! - [`DataFolder`]: one process per data folder.
+//! - [`durable_file`]: files that are whole and on disk, or not there.
+//!
+//! Metrics are `prometheus-client`'s: the Prometheus project's own small crate, typed labels, no global state.
+
+pub mod config;
+mod data_folder;
+pub mod durable_file;
+pub mod http;
+pub mod listen;
+pub mod logging;
+mod shutdown;
+
+pub use data_folder::{DataFolder, DataFolderError};
+pub use prometheus_client as metrics;
+pub use shutdown::Shutdown;

@@ -1,0 +1,138 @@
+//! Settings from a file, the environment and flags, in rising order of precedence.
+//!
+//! A service declares its settings once, as clap arguments with `long` and `env = "OGEL_…"`, and flattens [`ServiceArgs`] into
+//! them. The file is TOML whose keys are the long flags without dashes in front (`data-dir = "/var/lib/ogel"`); it only changes
+//! the defaults, so that `--help`, checks and types are clap's in all three places.
+
+use std::{ffi::OsString, path::PathBuf};
+
+use anyhow::{Context, bail};
+use clap::{ArgMatches, Args, Command, Parser};
+
+use crate::logging::LogFormat;
+
+/// Settings that every service has.
+#[derive(Debug, Clone, Args)]
+pub struct ServiceArgs {
+    /// TOML file with settings, named as the flags are; environment and flags override it
+    #[arg(long, env = "OGEL_CONFIG", value_name = "FILE")]
+    pub config: Option<PathBuf>,
+    /// How log lines look on standard error (filter by OGEL_LOG, for example OGEL_LOG=debug)
+    #[arg(long, env = "OGEL_LOG_FORMAT", default_value = "text")]
+    pub log_format: LogFormat,
+    /// Check the settings, say what is wrong or that they are good, and exit
+    #[arg(long)]
+    pub check_config: bool,
+}
+
+/// Reads the settings of this process; prints what is wrong and exits with code 2 when they cannot be used.
+pub fn parse_or_exit<T: Parser>() -> T {
+    parse_from(std::env::args_os()).unwrap_or_else(|error| match error.downcast::<clap::Error>() {
+        Ok(error) => error.exit(),
+        Err(error) => {
+            eprintln!("error: {error:#}");
+            std::process::exit(2)
+        }
+    })
+}
+
+/// Reads the settings from these arguments, the environment and the file that they name.
+pub fn parse_from<T: Parser>(arguments: impl IntoIterator<Item = impl Into<OsString>>) -> anyhow::Result<T> {
+    let arguments: Vec<OsString> = arguments.into_iter().map(Into::into).collect();
+    let mut command = T::command();
+    if let Some(path) = config_path(&command, &arguments) {
+        let text = std::fs::read_to_string(&path)
+            .with_context(|| format!("the configuration file {} cannot be read", path.display()))?;
+        command = with_file_defaults(command, &text)
+            .with_context(|| format!("the configuration file {} cannot be used", path.display()))?;
+    }
+    let matches: ArgMatches = command.try_get_matches_from(arguments)?;
+    Ok(T::from_arg_matches(&matches)?)
+}
+
+/// Finds the file before the other settings are checked, since it may supply those that are missing.
+fn config_path(command: &Command, arguments: &[OsString]) -> Option<PathBuf> {
+    let matches = command
+        .clone()
+        .ignore_errors(true)
+        .disable_help_flag(true)
+        .try_get_matches_from(arguments.iter().cloned())
+        .ok()?;
+    matches.try_get_one::<PathBuf>("config").ok().flatten().cloned()
+}
+
+fn with_file_defaults(mut command: Command, text: &str) -> anyhow::Result<Command> {
+    let table: toml::Table = toml::from_str(text)?;
+    for (key, value) in table {
+        let names = || command.get_arguments().filter_map(|arg| arg.get_long()).filter(|name| *name != "config");
+        let wanted = key.replace('_', "-");
+        let Some(id) = command.get_arguments().find(|a| a.get_long() == Some(&wanted)).map(|a| a.get_id().clone())
+        else {
+            let nearest =
+                names().max_by(|a, b| strsim::jaro_winkler(a, &wanted).total_cmp(&strsim::jaro_winkler(b, &wanted)));
+            bail!(
+                "there is no setting {key:?}; did you mean {:?}? --help lists all",
+                nearest.unwrap_or("check-config")
+            );
+        };
+        let values = match value {
+            toml::Value::Array(items) => items.into_iter().map(scalar).collect::<anyhow::Result<Vec<_>>>(),
+            single => scalar(single).map(|text| vec![text]),
+        }
+        .with_context(|| format!("setting {key:?}"))?;
+        command = command.mut_arg(id, |arg| arg.required(false).default_values(values));
+    }
+    Ok(command)
+}
+
+fn scalar(value: toml::Value) -> anyhow::Result<String> {
+    Ok(match value {
+        toml::Value::String(text) => text,
+        toml::Value::Integer(number) => number.to_string(),
+        toml::Value::Float(number) => number.to_string(),
+        toml::Value::Boolean(flag) => flag.to_string(),
+        other => bail!("a text, a number, true or false is expected, not a {}", other.type_str()),
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[derive(Debug, Parser)]
+    struct Settings {
+        #[command(flatten)]
+        service: ServiceArgs,
+        #[arg(long)]
+        node_id: u64,
+        #[arg(long, value_delimiter = ',')]
+        peers: Vec<String>,
+        #[arg(long)]
+        no_sync: bool,
+    }
+
+    fn parse(file: &str, flags: &[&str]) -> anyhow::Result<Settings> {
+        let folder = tempfile::tempdir()?;
+        let path = folder.path().join("config.toml");
+        std::fs::write(&path, file)?;
+        let path = path.display().to_string();
+        let arguments = ["service", "--config", &path].into_iter().chain(flags.iter().copied());
+        parse_from(arguments)
+    }
+
+    #[test]
+    fn the_file_supplies_what_no_flag_gives() {
+        let settings = parse("node-id = 7\npeers = [\"a\", \"b\"]\nno_sync = true", &[]).unwrap();
+        assert_eq!((settings.node_id, settings.peers.len(), settings.no_sync), (7, 2, true));
+        assert_eq!(parse("node-id = 7", &["--node-id", "9"]).unwrap().node_id, 9);
+    }
+
+    #[test]
+    fn mistakes_are_named() {
+        let error = format!("{:#}", parse("nod-id = 7", &[]).unwrap_err());
+        assert!(error.contains("\"nod-id\"") && error.contains("\"node-id\""), "{error}");
+        assert!(parse("node-id = \"x\"", &[]).is_err());
+        assert!(parse("node-id = {a = 1}", &[]).is_err());
+        assert!(parse("", &[]).is_err(), "a required setting is still required");
+    }
+}
