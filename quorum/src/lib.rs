@@ -32,6 +32,7 @@ pub use acceptor::{
     Acceptor, AcceptorAction, AcceptorEvent, AcceptorState, ConnectionId, FetchId, PeerStatus, RestoreError,
     TimelineIdentity, Token,
 };
+pub use history::{HistoryEntry, HistoryError, MAX_HISTORY_ENTRIES, TermHistory};
 pub use membership::{Member, Membership, MembershipError};
 pub use message::{
     AcceptorGreeting, AcceptorMessage, Append, AppendAnswer, Elected, PageserverFeedback, ProposerGreeting,
