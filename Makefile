@@ -1,0 +1,78 @@
+# Every command of the project is one target. `make` alone lists them.
+SHELL := /bin/bash
+CARGO ?= cargo
+TARGET := $(if $(CARGO_TARGET_DIR),$(CARGO_TARGET_DIR),target)
+RELEASE := $(TARGET)/release
+OGEL := $(RELEASE)/ogel
+OGEL_ARGS ?=
+PG_MANIFEST := $(RELEASE)/pg-install.json
+PYTHON = $(shell test_runner/venv path)
+PYTEST_ARGS ?=
+SEED ?=
+N ?= 2000
+
+.PHONY: help build build-rust postgres postgres-all ext up down test test-rust test-cluster verify fix regress \
+	walcheck sim chaos fuzz bench bench-coldstart
+
+help: ## List the targets
+	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 18
+
+up: build ## Set up and start a local cluster, print the connection string
+	@$(OGEL) $(OGEL_ARGS) up
+
+down: ## Stop the local cluster; its data stays
+	@$(OGEL) $(OGEL_ARGS) down
+
+build: postgres ext build-rust ## Build everything that a cluster runs
+
+postgres:
+	@pgxn/pg build patched
+	@mkdir -p $(RELEASE) && pgxn/pg manifest $(PG_MANIFEST)
+
+postgres-all:
+	@pgxn/pg build all
+	@mkdir -p $(RELEASE) && pgxn/pg manifest $(PG_MANIFEST)
+
+build-rust:
+	@$(CARGO) build --release --workspace --bins
+
+ext: postgres
+	@$(MAKE) --no-print-directory -C compute-ext PG_CONFIG=$$(pgxn/pg prefix patched)/bin/pg_config OUT=$(abspath $(RELEASE))/ext
+
+test: verify test-rust test-cluster ## Everything that CI runs
+
+test-rust:
+	$(CARGO) test --workspace
+
+test-cluster: postgres-all ext build-rust
+	$(PYTHON) -m pytest test_runner -m "not heavy" $(PYTEST_ARGS)
+
+verify: ## Formatting, lints, licences and advisories; writes nothing
+	$(CARGO) fmt --all --check
+	$(CARGO) clippy --workspace --all-targets -- -D warnings
+	test_runner/deny
+
+fix: ## Format, and mend what lints can mend
+	$(CARGO) clippy --workspace --all-targets --fix --allow-dirty
+	$(CARGO) fmt --all
+
+regress: postgres-all ext build-rust ## PostgreSQL's own core regression suite on our compute
+	$(PYTHON) test_runner/regress.py
+
+walcheck: postgres-all ## Redo compared with PostgreSQL's own page images, on stock and patched WAL
+	$(CARGO) build --release -p walcheck
+	$(PYTHON) test_runner/walcheck.py
+
+sim: ## Simulate the quorum: SEED=n replays one run, N=n explores
+	$(CARGO) run --release -q -p quorum-sim -- $(if $(SEED),--seed $(SEED),--runs $(N))
+
+chaos: postgres-all ext build-rust ## Live chaos: processes killed, frozen and wiped under load
+	$(PYTHON) -m pytest test_runner -m heavy $(PYTEST_ARGS)
+
+fuzz: ## Fuzz the decoders
+	@echo "make fuzz: there are no fuzz targets yet; the property tests run with 'make test-rust'" >&2; exit 1
+
+bench: bench-coldstart ## All benchmarks
+
+bench-coldstart: postgres-all ext build-rust ## Cold start of a compute, phase by phase
+	$(PYTHON) test_runner/bench_coldstart.py
