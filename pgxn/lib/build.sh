@@ -11,7 +11,7 @@ CONFIGURE_FLAGS="--with-openssl --with-icu --with-lz4 --with-zstd --with-uuid=e2
 BUILD_RECIPE=1
 BUILD_DISK_MB=2500
 # Length of a usual build log, for the percentage only.
-BUILD_LOG_LINES=3050
+BUILD_LOG_LINES=3700
 
 PATCH_DIR=$PGXN_DIR/patches/17
 
@@ -137,6 +137,7 @@ check_patches() {
 
 write_manifest() {
 	local file=$1 patched stock template major minor
+	read_source || die "PostgreSQL is not built" "pgxn/pg build all"
 	patched=$(built_prefix patched) || exit 1
 	stock=$(built_prefix stock) || exit 1
 	template=$(template_path) || exit 1
