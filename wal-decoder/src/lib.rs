@@ -19,6 +19,7 @@ pub mod key;
 pub mod record;
 pub mod redo;
 pub mod slru;
+pub mod stream;
 pub mod v17;
 
 pub use byte_reader::{ByteReader, ShortInput};
