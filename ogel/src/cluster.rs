@@ -6,7 +6,7 @@ use std::{
 };
 
 use anyhow::{Context, bail};
-use ogel_ids::{NodeId, StoreUuid, TenantId, TimelineId};
+use ogel_ids::{NodeId, TenantId, TimelineId};
 use serde::{Deserialize, Serialize};
 
 use crate::{layout::Layout, ports};
@@ -40,20 +40,9 @@ pub struct Branch {
     pub http_port: u16,
 }
 
-/// One member of the quorum: the node and the identity of the store that it had when the cluster was made.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(deny_unknown_fields)]
-pub struct Member {
-    /// Safekeeper's number.
-    pub node: NodeId,
-    /// Identity of its store.
-    pub store: StoreUuid,
-}
-
 /// Content of `ogel.json`.
 ///
-/// Invariant: `created` implies `members.len() == safekeepers.len()`; timelines are made on safekeepers only while `created` is false
-/// (a safekeeper that lost its store must not be handed an empty timeline again).
+/// The first timeline is made on the nodes only while `created` is false: a safekeeper that lost its store must not be handed an empty one again.
 #[derive(Debug, Clone, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Cluster {
@@ -66,8 +55,6 @@ pub struct Cluster {
     pub pageserver: StorageNode,
     /// Branches by name.
     pub branches: Vec<Branch>,
-    /// The quorum's members, once known.
-    pub members: Vec<Member>,
     /// Whether the first timeline exists on all nodes.
     pub created: bool,
 }
@@ -97,7 +84,6 @@ impl Cluster {
             safekeepers,
             pageserver,
             branches: vec![main],
-            members: Vec::new(),
             created: false,
         })
     }

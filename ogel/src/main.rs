@@ -3,10 +3,12 @@
 //! `ogel up` starts a daemon (`ogel daemon`) that owns the processes; the other commands talk to it over a socket in the cluster's
 //! folder. [`layout`] says what lies where in that folder.
 
+mod bootstrap;
 mod client;
 mod cluster;
 mod commands;
 mod daemon;
+mod http;
 mod install;
 mod layout;
 mod ports;
@@ -51,6 +53,8 @@ enum Command {
     Chaos(commands::node::ChaosArgs),
     /// Stop the cluster and delete its folder
     Destroy(commands::destroy::Args),
+    /// Make a timeline on storage nodes that run elsewhere (containers); safe to repeat
+    CreateTimeline(commands::create_timeline::Args),
     /// Own the cluster's processes (started by `ogel up`)
     #[command(hide = true)]
     Daemon,
@@ -82,6 +86,7 @@ fn run(cli: Cli) -> anyhow::Result<ExitCode> {
             Command::Compute(args) => commands::node::compute(&layout, &args, json).await,
             Command::Chaos(args) => commands::node::chaos(&layout, &args, json).await,
             Command::Destroy(args) => commands::destroy::run(&layout, &args, json).await,
+            Command::CreateTimeline(args) => commands::create_timeline::run(&args, json).await,
             Command::Daemon => daemon::run(layout).await,
         }
     })

@@ -3,14 +3,13 @@
 use std::time::Duration;
 
 use anyhow::{Context, bail};
-use ogel_ids::{NodeId, StoreUuid};
 use serde_json::{Value, json};
 use tokio::{
     sync::mpsc::UnboundedSender,
     time::{Instant, sleep},
 };
 
-use crate::cluster::{Cluster, Member};
+use crate::{bootstrap, cluster::Cluster};
 
 use super::{
     Daemon, join_all,
@@ -21,6 +20,11 @@ use super::{
 const READY_TIMEOUT: Duration = Duration::from_secs(60);
 /// Between two looks at a node that is not ready yet.
 const POLL: Duration = Duration::from_millis(10);
+
+/// Address of a port on this machine.
+pub fn local(port: u16) -> String {
+    format!("127.0.0.1:{port}")
+}
 
 impl Daemon {
     /// Starts what does not run, makes the first timeline when there is none, and answers when SQL works.
@@ -77,7 +81,7 @@ impl Daemon {
         let since = Instant::now();
         let restarts = node.state().restarts;
         loop {
-            if self.http.ready(port).await {
+            if self.http.ready(&local(port)).await {
                 return Ok(());
             }
             let State { phase, last_exit, restarts: now, .. } = node.state();
@@ -97,7 +101,7 @@ impl Daemon {
 
     /// What the node says that it waits for, or else the last line of its log.
     async fn doing(&self, name: &str, port: u16) -> String {
-        if let Ok(status) = self.http.get(port, "/v1/status", Duration::from_secs(1)).await
+        if let Ok(status) = self.http.get(&local(port), "/v1/status", Duration::from_secs(1)).await
             && let Some(error) = status["error"].as_str()
         {
             return error.to_owned();
@@ -107,46 +111,15 @@ impl Daemon {
         text.lines().rev().find(|line| !line.trim().is_empty()).unwrap_or("it printed nothing").trim().to_owned()
     }
 
-    /// Makes the timeline of `main` from the template, on the pageserver and then on each safekeeper, bound to the stores that they
-    /// have now. Every step can be repeated. Once `created` is recorded it is never done again: a safekeeper that lost its store
-    /// must not be handed an empty timeline, with which it could vote acknowledged commits away.
+    /// Makes the timeline of `main` on the nodes of this cluster. Every step can be repeated; once `created` is recorded it is never done again.
     async fn create(&self, cluster: &mut Cluster) -> anyhow::Result<()> {
-        let path = format!("/v1/tenant/{}/timeline/{}", cluster.tenant, cluster.branch("main")?.timeline);
-        let pageserver = cluster.pageserver.http_port;
-        let made = self.http.put(pageserver, &path, &json!({ "source": "template" })).await.context("pageserver")?;
-        let prefix = self.http.get_bytes(pageserver, &format!("{path}/wal_prefix")).await.context("pageserver")?;
-        let mut members = Vec::new();
-        for node in &cluster.safekeepers {
-            let status = self.http.get(node.http_port, "/v1/status", Duration::from_secs(10)).await?;
-            let store: StoreUuid =
-                status["store_uuid"].as_str().with_context(|| format!("safekeeper-{} names no store", node.id))?.parse()?;
-            members.push(Member { node: node.id, store });
-        }
-        cluster.members = members;
-        cluster.save(&self.layout)?;
-        let field = |name: &str| -> anyhow::Result<String> {
-            match &made[name] {
-                Value::String(text) => Ok(text.clone()),
-                Value::Number(number) => Ok(number.to_string()),
-                _ => bail!("the pageserver's answer lacks {name}"),
-            }
+        let wanted = bootstrap::Wanted {
+            tenant: cluster.tenant,
+            timeline: cluster.branch("main")?.timeline,
+            pageserver: local(cluster.pageserver.http_port),
+            safekeepers: cluster.safekeepers.iter().map(|node| local(node.http_port)).collect(),
         };
-        let list: Vec<_> =
-            cluster.members.iter().map(|Member { node: NodeId(id), store }| format!("{id}:{store}")).collect();
-        let query = format!(
-            "system_identifier={}&pg_version_num={}&wal_segment_size={}&start_lsn={}&generation=1&members={}",
-            field("system_identifier")?,
-            field("pg_version_num")?,
-            field("wal_segment_size")?,
-            field("start_lsn")?,
-            list.join(",")
-        );
-        for node in &cluster.safekeepers {
-            self.http
-                .put_bytes(node.http_port, &format!("{path}?{query}"), prefix.clone())
-                .await
-                .with_context(|| format!("safekeeper-{}", node.id))?;
-        }
+        bootstrap::create_timeline(&self.http, &wanted).await?;
         cluster.created = true;
         cluster.save(&self.layout)
     }

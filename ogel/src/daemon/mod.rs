@@ -1,7 +1,6 @@
 //! The daemon: owns the cluster's processes, restarts those that die, and serves the commands over the folder's socket.
 
 mod bring_up;
-mod http;
 mod node;
 mod specs;
 mod status;
@@ -19,6 +18,7 @@ use tokio::{
 
 use crate::{
     cluster::Cluster,
+    http::Http,
     install::Install,
     layout::Layout,
     protocol::{NodeAction, Reply, Request},
@@ -33,7 +33,7 @@ pub struct Daemon {
     layout: Layout,
     cluster: Mutex<Cluster>,
     nodes: BTreeMap<String, Node>,
-    http: http::Http,
+    http: Http,
     /// Bringing up is one job at a time; a second `ogel up` waits here and then finds everything done.
     up: Mutex<()>,
     ended: watch::Sender<bool>,
@@ -56,7 +56,7 @@ pub async fn run(layout: Layout) -> anyhow::Result<ExitCode> {
         .collect();
     let (ended, mut end) = watch::channel(false);
     let daemon =
-        Arc::new(Daemon { layout, cluster: Mutex::new(cluster), nodes, http: http::Http::new()?, up: Mutex::new(()), ended });
+        Arc::new(Daemon { layout, cluster: Mutex::new(cluster), nodes, http: Http::new()?, up: Mutex::new(()), ended });
     let mut terminate = signal(SignalKind::terminate())?;
     let mut interrupt = signal(SignalKind::interrupt())?;
     loop {

@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use serde_json::{Value, json};
 
-use super::{Daemon, join_all};
+use super::{Daemon, bring_up::local, join_all};
 
 /// A node that does not answer within this time is shown without its positions.
 const ANSWER_TIMEOUT: Duration = Duration::from_millis(1500);
@@ -25,7 +25,7 @@ impl Daemon {
         let answers = join_all(asks.iter().map(|(name, port, path)| async move {
             let process = self.node(name).map(super::node::Node::state)?;
             let detail = match process.pid {
-                Some(_) => self.http.get(*port, path, ANSWER_TIMEOUT).await.unwrap_or_else(|error| json!({ "error": format!("{error:#}") })),
+                Some(_) => self.http.get(&local(*port), path, ANSWER_TIMEOUT).await.unwrap_or_else(|error| json!({ "error": format!("{error:#}") })),
                 None => Value::Null,
             };
             anyhow::Ok(json!({ "name": name, "process": process, "http_port": port, "detail": detail }))
