@@ -288,10 +288,6 @@ def test_only_the_quorum_ends_a_commit_wait(quorum):
     quorum.wait_for_waiters(2)
     quorum.sql("SELECT pg_cancel_backend(pid) FROM pg_stat_activity WHERE query LIKE 'CREATE TABLE t %'")
     quorum.sql("SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE query LIKE 'CREATE TABLE dropped%'")
-    # A synchronous standby by name only, which does not hold the slot.
-    quorum.receive("other", "impostor")
-    wait_until(lambda: quorum.sql("SELECT count(*) FROM pg_stat_replication") == "1", "the impostor is attached")
-    assert quorum.sql("SELECT sync_state FROM pg_stat_replication") == "async"
     assert quorum.count("wait_event = 'SyncRep'") == 2
     assert quorum.sql("SELECT count(*) FROM pg_class WHERE relname IN ('t', 'dropped')") == "0"
     quorum.receive("quorum", "true")
@@ -299,6 +295,26 @@ def test_only_the_quorum_ends_a_commit_wait(quorum):
     assert (commit.returncode, output) == (0, "")
     dropped.communicate(timeout=DEADLINE_S)
     assert quorum.sql("SELECT count(*) FROM pg_class WHERE relname IN ('t', 'dropped')") == "2"
+
+
+def test_a_standby_cannot_pose_as_the_quorum(quorum):
+    receiver = quorum.receive("quorum", "true")
+    quorum.sql("CREATE TABLE t (a int)")
+    receiver.send_signal(signal.SIGSTOP)
+    commit = quorum.session("INSERT INTO t VALUES (1)")
+    quorum.wait_for_waiters(1)
+    # The right name, and it confirms all that it gets; but another slot.
+    quorum.receive("other", "impostor")
+    others = "SELECT sync_state FROM pg_stat_replication r JOIN pg_replication_slots ON active_pid = pid WHERE slot_name = 'other'"
+    wait_until(lambda: quorum.sql(others) != "", "the impostor is attached")
+    assert quorum.sql(others) == "async"
+    assert quorum.count("wait_event = 'SyncRep'") == 1
+    # It got nothing that the quorum does not have.
+    ahead = "SELECT count(*) FROM pg_stat_replication WHERE sent_lsn > pg_current_wal_flush_lsn() AND sync_state = 'async'"
+    assert quorum.sql(ahead) == "0"
+    receiver.send_signal(signal.SIGCONT)
+    output, _ = commit.communicate(timeout=DEADLINE_S)
+    assert (commit.returncode, output) == (0, "")
 
 
 def test_two_phase_waits_although_commits_are_asynchronous(quorum):
