@@ -1,0 +1,31 @@
+/*-------------------------------------------------------------------------
+ *
+ * guc.h
+ *	  Settings of the extension, all under the prefix "ogel.".
+ *
+ *-------------------------------------------------------------------------
+ */
+#ifndef OGEL_GUC_H
+#define OGEL_GUC_H
+
+#include "access/xlogdefs.h"
+
+extern char *ogel_page_server;
+extern char *ogel_tenant;
+extern char *ogel_timeline;
+extern char *ogel_term;
+extern XLogRecPtr ogel_start_lsn;
+extern int	ogel_page_server_timeout;	/* ms, 0 = wait for ever */
+extern int	ogel_request_timeout;	/* ms */
+extern int	ogel_relsize_cache_size;	/* entries */
+extern int	ogel_lwlsn_cache_size;	/* entries */
+extern int	ogel_max_apply_lag;		/* MB, 0 = no limit */
+
+/* Grows whenever the address of the page server changed */
+extern uint32 ogel_page_server_generation;
+
+extern void guc_define(void);
+extern bool page_server_address(char *host, size_t hostsize,
+								char *port, size_t portsize);
+
+#endif							/* OGEL_GUC_H */

@@ -1,0 +1,267 @@
+/*-------------------------------------------------------------------------
+ *
+ * page_client.c
+ *	  Questions to the page server.
+ *
+ * The page server is restarted, moved and upgraded while clients work.  A lost
+ * connection or a server that shuts down therefore is no error here: the
+ * question is asked again, with growing pauses, until there is an answer, the
+ * statement is canceled or ogel.page_server_timeout has passed.
+ *
+ * "Fenced" is final: another server owns the branch, and whatever this one
+ * would still read or write is wrong.  It stops at once.
+ *
+ *-------------------------------------------------------------------------
+ */
+#include "postgres.h"
+
+#include <signal.h>
+
+#include "access/xlog.h"
+#include "access/xlogrecovery.h"
+#include "common/pg_prng.h"
+#include "guc.h"
+#include "interrupts.h"
+#include "libpq-fe.h"
+#include "miscadmin.h"
+#include "page_client.h"
+#include "page_connection.h"
+#include "page_protocol.h"
+#include "utils/timestamp.h"
+
+#define FIRST_PAUSE_MS	10
+#define LONGEST_PAUSE_MS	1000
+#define LOG_INTERVAL_MS	60000
+
+/* The difficulties of one question */
+typedef struct Outage
+{
+	TimestampTz since;			/* 0 = none so far */
+	TimestampTz logged;			/* 0 = not yet */
+	int			pause_ms;
+} Outage;
+
+static uint64 last_request_id = 0;
+
+/* Logs the trouble now and then, and gives up when that is asked for. */
+static void
+note_trouble(Outage *outage, const char *reason)
+{
+	TimestampTz now = GetCurrentTimestamp();
+
+	if (outage->since == 0)
+	{
+		outage->since = now;
+		outage->pause_ms = FIRST_PAUSE_MS;
+	}
+	/* the first failure after a restart of the server is routine */
+	if (outage->pause_ms > FIRST_PAUSE_MS &&
+		(outage->logged == 0 || TimestampDifferenceExceeds(outage->logged, now, LOG_INTERVAL_MS)))
+	{
+		outage->logged = now;
+		ereport(LOG,
+				(errmsg("page server \"%s\" does not answer: %s", ogel_page_server, reason),
+				 errdetail("Reads of pages that are not in memory wait and are tried again."),
+				 errhint("Check that the page server runs and is reachable.")));
+	}
+	if (ogel_page_server_timeout > 0 && interrupts_may_raise() &&
+		TimestampDifferenceExceeds(outage->since, now, ogel_page_server_timeout))
+		ereport(ERROR,
+				(errcode(ERRCODE_CONNECTION_FAILURE),
+				 errmsg("page server \"%s\" does not answer: %s", ogel_page_server, reason),
+				 errdetail("The wait ended after \"%s\".", "ogel.page_server_timeout"),
+				 errhint("Check that the page server runs and is reachable.")));
+}
+
+static void
+pause_before_retry(Outage *outage)
+{
+	int			jitter = (int) pg_prng_uint64_range(&pg_global_prng_state, 0, outage->pause_ms / 2);
+
+	interrupts_sleep(outage->pause_ms + jitter, page_retry_wait_event());
+	interrupts_check();
+	outage->pause_ms = Min(outage->pause_ms * 2, LONGEST_PAUSE_MS);
+}
+
+static void
+note_recovery(const Outage *outage)
+{
+	if (outage->logged != 0)
+		ereport(LOG,
+				(errmsg("page server \"%s\" answers again after %ld ms", ogel_page_server,
+						TimestampDifferenceMilliseconds(outage->since, GetCurrentTimestamp()))));
+}
+
+static void pg_attribute_noreturn()
+stop_fenced(const char *text)
+{
+	/* immediate shutdown: nothing of this server may be written any more */
+	(void) kill(PostmasterPid, SIGQUIT);
+	ereport(FATAL,
+			(errcode(ERRCODE_CANNOT_CONNECT_NOW),
+			 errmsg("this server was replaced by a newer one: %s", text),
+			 errdetail("Term %s is over.  The server stops at once.", ogel_term),
+			 errhint("Connect to the server that owns the branch now.")));
+	pg_unreachable();
+}
+
+static void pg_attribute_noreturn()
+report_refusal(const PageRequest *request, const PageAnswer *answer, const char *text)
+{
+	int			sqlstate = ERRCODE_INTERNAL_ERROR;
+
+	if (answer->error_code == PAGE_ERROR_DAMAGED)
+		sqlstate = ERRCODE_DATA_CORRUPTED;
+	else if (answer->error_code == PAGE_ERROR_TOO_OLD)
+		sqlstate = ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE;
+	else if (answer->error_code == PAGE_ERROR_NO_FORK)
+		sqlstate = ERRCODE_UNDEFINED_FILE;
+	ereport(ERROR,
+			(errcode(sqlstate),
+			 errmsg("page server could not read relation %u/%u/%u: %s",
+					request->fork.spcOid, request->fork.dbOid, request->fork.relNumber, text),
+			 errdetail("Error code %u, fork %d, asked for a version not older than %X/%X.",
+					   answer->error_code, request->fork.fork,
+					   LSN_FORMAT_ARGS(request->not_modified_since)),
+			 answer->error_code == PAGE_ERROR_DAMAGED ?
+			 errhint("Other pages stay readable. Restore the branch to an earlier moment.") : 0));
+	pg_unreachable();
+}
+
+/*
+ * One attempt.  False when the connection broke.  The answer, if any, points
+ * into *message.
+ */
+static bool
+attempt(const PageRequest *request, PageAnswer *answer, char **message)
+{
+	char		buffer[PAGE_REQUEST_MAX_SIZE];
+	int			size = page_request_encode(request, buffer);
+
+	*message = NULL;
+	if (!page_connection_open() ||
+		!page_connection_send(buffer, size) ||
+		!page_connection_receive(message, &size))
+		return false;
+
+	if (page_answer_decode(*message, size, answer) && answer->id == request->id &&
+		(answer->tag == PAGE_TAG_ERROR ||
+		 (answer->tag == PAGE_ANSWER_TAG(request->tag) &&
+		  (request->tag != PAGE_TAG_GET_PAGES || answer->nblocks == request->nblocks))))
+		return true;
+
+	PQfreemem(*message);
+	*message = NULL;
+	page_connection_close("the answer is not one of the page service protocol, version 1");
+	return false;
+}
+
+/*
+ * What an error answer means.  Returns when the question is to be asked
+ * again, or, for a fork that does not exist, never fails.  True = final.
+ */
+static bool
+handle_error(const PageRequest *request, const PageAnswer *answer, char *message, Outage *outage)
+{
+	char		text[512];
+	size_t		len = Min(answer->payload_size, sizeof(text) - 1);
+
+	if (answer->error_code == PAGE_ERROR_NO_FORK && request->tag == PAGE_TAG_NBLOCKS)
+		return true;
+
+	memcpy(text, answer->payload, len);
+	text[len] = '\0';
+	switch (answer->error_code)
+	{
+		case PAGE_ERROR_FENCED:
+			PQfreemem(message);
+			stop_fenced(text);
+		case PAGE_ERROR_WAL_MISSING:
+			note_trouble(outage, text);
+			return false;
+		case PAGE_ERROR_SHUTDOWN:
+			page_connection_close(text);
+			note_trouble(outage, text);
+			return false;
+		default:
+			PQfreemem(message);
+			report_refusal(request, answer, text);
+	}
+}
+
+/*
+ * Asks until there is an answer.  The caller frees the message with
+ * PQfreemem() and must not throw before.
+ */
+static char *
+ask(PageRequest *request, PageAnswer *answer)
+{
+	Outage		outage = {0};
+	char	   *message;
+
+	request->request_lsn = RecoveryInProgress() ?
+		Max(GetXLogReplayRecPtr(NULL), request->not_modified_since) : PAGE_NEWEST_LSN;
+
+	for (;;)
+	{
+		request->id = ++last_request_id;
+		if (attempt(request, answer, &message))
+		{
+			if (answer->tag != PAGE_TAG_ERROR || handle_error(request, answer, message, &outage))
+				break;
+			PQfreemem(message);
+		}
+		else
+			note_trouble(&outage, page_connection_failure());
+		pause_before_retry(&outage);
+	}
+	note_recovery(&outage);
+	return message;
+}
+
+/* Reads up to MAX_PAGES_PER_REQUEST blocks of one fork. */
+void
+page_client_get_pages(const RelFork *key, const BlockNumber *blocks, void **buffers, int nblocks,
+					  XLogRecPtr not_modified_since)
+{
+	PageRequest request = {.tag = PAGE_TAG_GET_PAGES, .fork = *key};
+	PageAnswer	answer;
+	char	   *message;
+
+	request.not_modified_since = not_modified_since;
+	request.blocks = blocks;
+	request.nblocks = nblocks;
+	message = ask(&request, &answer);
+	for (int i = 0; i < nblocks; i++)
+		memcpy(buffers[i], answer.payload + (size_t) i * BLCKSZ, BLCKSZ);
+	PQfreemem(message);
+}
+
+/* False when the fork does not exist. */
+bool
+page_client_nblocks(const RelFork *key, XLogRecPtr not_modified_since, BlockNumber *nblocks)
+{
+	PageRequest request = {.tag = PAGE_TAG_NBLOCKS, .fork = *key};
+	PageAnswer	answer;
+	bool		exists;
+
+	request.not_modified_since = not_modified_since;
+	PQfreemem(ask(&request, &answer));
+	exists = answer.tag != PAGE_TAG_ERROR;
+	if (exists)
+		*nblocks = answer.nblocks;
+	return exists;
+}
+
+uint64
+page_client_database_size(Oid spcOid, Oid dbOid, XLogRecPtr not_modified_since)
+{
+	PageRequest request = {.tag = PAGE_TAG_DATABASE_SIZE};
+	PageAnswer	answer;
+
+	request.fork.spcOid = spcOid;
+	request.fork.dbOid = dbOid;
+	request.not_modified_since = not_modified_since;
+	PQfreemem(ask(&request, &answer));
+	return answer.size_bytes;
+}

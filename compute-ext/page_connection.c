@@ -1,0 +1,337 @@
+/*-------------------------------------------------------------------------
+ *
+ * page_connection.c
+ *	  This process's connection to the page server.
+ *
+ * A libpq connection in COPY BOTH mode, opened at the first use and kept
+ * until the process ends.  All calls of libpq are nonblocking; the waiting is
+ * done here, on the latch and the socket, so that a cancel gets through (see
+ * interrupts.c) and the process ends with its postmaster.
+ *
+ * An error raised while waiting leaves an answer under way.  Answers come in
+ * order, and the one nobody wants may be slow, so the next use starts with a
+ * new connection.
+ *
+ *-------------------------------------------------------------------------
+ */
+#include "postgres.h"
+
+#include "guc.h"
+#include "interrupts.h"
+#include "libpq-fe.h"
+#include "miscadmin.h"
+#include "page_connection.h"
+#include "page_protocol.h"
+#include "storage/fd.h"
+#include "storage/ipc.h"
+#include "storage/latch.h"
+#include "utils/memutils.h"
+#include "utils/timestamp.h"
+#include "utils/wait_event.h"
+
+#define CONNECT_TIMEOUT_MS	10000
+
+static PGconn *conn = NULL;
+static WaitEventSet *wait_set = NULL;	/* latch, postmaster, socket */
+static int	socket_position;
+
+static bool streaming = false;	/* the page service accepts requests */
+static bool answer_pending = false;
+static uint32 address_generation;
+static char failure[512];
+
+static uint32
+connect_wait_event(void)
+{
+	static uint32 event = 0;
+
+	if (event == 0)
+		event = WaitEventExtensionNew("OgelPageServerConnect");
+	return event;
+}
+
+static uint32
+request_wait_event(void)
+{
+	static uint32 event = 0;
+
+	if (event == 0)
+		event = WaitEventExtensionNew("OgelPageServerRead");
+	return event;
+}
+
+uint32
+page_retry_wait_event(void)
+{
+	static uint32 event = 0;
+
+	if (event == 0)
+		event = WaitEventExtensionNew("OgelPageServerRetry");
+	return event;
+}
+
+const char *
+page_connection_failure(void)
+{
+	return failure;
+}
+
+/* Keeps the reason as one line. */
+static void
+set_failure(const char *reason)
+{
+	size_t		len;
+
+	strlcpy(failure, reason, sizeof(failure));
+	len = strlen(failure);
+	while (len > 0 && (failure[len - 1] == '\n' || failure[len - 1] == ' '))
+		failure[--len] = '\0';
+	for (char *at = failure; *at; at++)
+		if (*at == '\n')
+			*at = ' ';
+	if (failure[0] == '\0')
+		strlcpy(failure, "connection lost", sizeof(failure));
+}
+
+/* reason NULL keeps what set_failure() said. */
+void
+page_connection_close(const char *reason)
+{
+	if (reason)
+		set_failure(reason);
+	streaming = false;
+	answer_pending = false;
+	if (wait_set)
+		FreeWaitEventSet(wait_set);
+	wait_set = NULL;
+	if (conn)
+	{
+		PQfinish(conn);
+		ReleaseExternalFD();
+	}
+	conn = NULL;
+}
+
+static bool
+fail(void)
+{
+	page_connection_close(PQerrorMessage(conn));
+	return false;
+}
+
+static void
+close_at_exit(int code, Datum arg)
+{
+	page_connection_close("process exits");
+}
+
+/*
+ * Waits for the socket, or for the deadline: then false.  Interrupts are
+ * handled on the way.
+ */
+static bool
+wait_for_socket(uint32 events, TimestampTz deadline, uint32 wait_event)
+{
+	for (;;)
+	{
+		long		timeout = TimestampDifferenceMilliseconds(GetCurrentTimestamp(), deadline);
+		WaitEvent	occurred;
+
+		if (timeout <= 0)
+			return false;
+		if (wait_set)
+		{
+			ModifyWaitEvent(wait_set, socket_position, events, NULL);
+			if (WaitEventSetWait(wait_set, timeout, &occurred, 1, wait_event) == 0)
+				continue;
+		}
+		else
+			occurred.events = WaitLatchOrSocket(MyLatch,
+												events | WL_LATCH_SET | WL_TIMEOUT | WL_EXIT_ON_PM_DEATH,
+												PQsocket(conn), timeout, wait_event);
+		if (occurred.events & WL_LATCH_SET)
+		{
+			ResetLatch(MyLatch);
+			interrupts_check();
+		}
+		if (occurred.events & WL_SOCKET_MASK)
+			return true;
+	}
+}
+
+static TimestampTz
+deadline_in(int timeout_ms)
+{
+	return TimestampTzPlusMilliseconds(GetCurrentTimestamp(), timeout_ms);
+}
+
+static bool
+establish(TimestampTz deadline)
+{
+	char		host[256];
+	char		port[8];
+	const char *const keywords[] = {"host", "port", "user", "dbname",
+		"application_name", "client_encoding", "sslmode", "gssencmode",
+		"keepalives_idle", "keepalives_interval", "keepalives_count",
+	"tcp_user_timeout", NULL};
+	const char *const values[] = {host, port, "ogel", "ogel",
+		"ogel compute", "UTF8", "disable", "disable",
+	"10", "5", "3", "30000", NULL};
+
+	address_generation = ogel_page_server_generation;
+	if (!page_server_address(host, sizeof(host), port, sizeof(port)))
+	{
+		set_failure("ogel.page_server is not set");
+		return false;
+	}
+
+	ReserveExternalFD();
+	conn = PQconnectStartParams(keywords, values, false);
+	if (conn == NULL)
+	{
+		ReleaseExternalFD();
+		set_failure("out of memory");
+		return false;
+	}
+	if (PQstatus(conn) == CONNECTION_BAD)
+		return fail();
+
+	for (PostgresPollingStatusType status = PGRES_POLLING_WRITING;
+		 status != PGRES_POLLING_OK; status = PQconnectPoll(conn))
+	{
+		if (status == PGRES_POLLING_FAILED)
+			return fail();
+		if (!wait_for_socket(status == PGRES_POLLING_READING ? WL_SOCKET_READABLE : WL_SOCKET_WRITEABLE,
+							 deadline, connect_wait_event()))
+		{
+			page_connection_close("timeout while connecting");
+			return false;
+		}
+	}
+	if (PQsetnonblocking(conn, 1) != 0)
+		return fail();
+	return true;
+}
+
+/* Sends what libpq has buffered, reading meanwhile so that neither blocks. */
+static bool
+flush_output(TimestampTz deadline, uint32 wait_event)
+{
+	int			rest;
+
+	while ((rest = PQflush(conn)) > 0)
+	{
+		if (!wait_for_socket(WL_SOCKET_READABLE | WL_SOCKET_WRITEABLE, deadline, wait_event))
+		{
+			page_connection_close("timeout while sending");
+			return false;
+		}
+		if (!PQconsumeInput(conn))
+			return fail();
+	}
+	return rest == 0 ? true : fail();
+}
+
+static bool
+start_stream(TimestampTz deadline)
+{
+	char		command[256];
+	PGresult   *result;
+	bool		accepted;
+
+	snprintf(command, sizeof(command), "pagestream %d %s %s %s",
+			 PAGE_PROTOCOL_VERSION, ogel_tenant, ogel_timeline, ogel_term);
+	if (!PQsendQuery(conn, command))
+		return fail();
+	if (!flush_output(deadline, connect_wait_event()))
+		return false;
+	while (PQisBusy(conn))
+	{
+		if (!wait_for_socket(WL_SOCKET_READABLE, deadline, connect_wait_event()))
+		{
+			page_connection_close("timeout while starting the page stream");
+			return false;
+		}
+		if (!PQconsumeInput(conn))
+			return fail();
+	}
+	result = PQgetResult(conn);
+	accepted = PQresultStatus(result) == PGRES_COPY_BOTH;
+	if (!accepted)
+		set_failure(PQresultErrorMessage(result));
+	PQclear(result);
+	if (!accepted)
+		page_connection_close(NULL);
+	return accepted;
+}
+
+bool
+page_connection_open(void)
+{
+	static bool registered = false;
+	TimestampTz deadline;
+
+	if (streaming && !answer_pending && address_generation == ogel_page_server_generation)
+		return true;
+	page_connection_close("closed");
+
+	if (!registered)
+	{
+		on_proc_exit(close_at_exit, (Datum) 0);
+		registered = true;
+	}
+	deadline = deadline_in(CONNECT_TIMEOUT_MS);
+	if (!establish(deadline) || !start_stream(deadline))
+		return false;
+
+	wait_set = CreateWaitEventSet(NULL, 3);
+	AddWaitEventToSet(wait_set, WL_LATCH_SET, PGINVALID_SOCKET, MyLatch, NULL);
+	AddWaitEventToSet(wait_set, WL_EXIT_ON_PM_DEATH, PGINVALID_SOCKET, NULL, NULL);
+	socket_position = AddWaitEventToSet(wait_set, WL_SOCKET_READABLE, PQsocket(conn), NULL, NULL);
+	streaming = true;
+	return true;
+}
+
+/* Sends one request. */
+bool
+page_connection_send(const char *message, int size)
+{
+	answer_pending = true;
+	if (PQputCopyData(conn, message, size) <= 0)
+		return fail();
+	return flush_output(deadline_in(ogel_request_timeout), request_wait_event());
+}
+
+/* Receives one answer; the caller frees it with PQfreemem(). */
+bool
+page_connection_receive(char **message, int *size)
+{
+	TimestampTz deadline = deadline_in(ogel_request_timeout);
+
+	while ((*size = PQgetCopyData(conn, message, 1)) == 0)
+	{
+		if (!wait_for_socket(WL_SOCKET_READABLE, deadline, request_wait_event()))
+		{
+			page_connection_close("no answer within ogel.request_timeout");
+			return false;
+		}
+		if (!PQconsumeInput(conn))
+			return fail();
+	}
+	if (*size > 0)
+	{
+		answer_pending = false;
+		return true;
+	}
+	if (*size == -1)
+	{
+		/* the server ended the stream and may say why */
+		PGresult   *result = PQgetResult(conn);
+
+		set_failure(result ? PQresultErrorMessage(result) : "");
+		PQclear(result);
+		page_connection_close(NULL);
+		return false;
+	}
+	return fail();
+}

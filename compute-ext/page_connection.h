@@ -1,0 +1,24 @@
+/*-------------------------------------------------------------------------
+ *
+ * page_connection.h
+ *	  This process's connection to the page server.
+ *
+ *-------------------------------------------------------------------------
+ */
+#ifndef OGEL_PAGE_CONNECTION_H
+#define OGEL_PAGE_CONNECTION_H
+
+/*
+ * Each returns false when the connection is lost; page_connection_failure()
+ * then says why.  None throws, except for interrupts.
+ */
+extern bool page_connection_open(void);
+extern bool page_connection_send(const char *message, int size);
+extern bool page_connection_receive(char **message, int *size);
+
+extern void page_connection_close(const char *reason);
+extern const char *page_connection_failure(void);
+
+extern uint32 page_retry_wait_event(void);
+
+#endif							/* OGEL_PAGE_CONNECTION_H */
