@@ -12,6 +12,8 @@
 //! Every input may be hostile; each wrong byte ends in an error value. What is specific to a major version is in a module such as [`v17`].
 
 mod byte_reader;
+pub mod checkpoint_state;
+pub mod control_file;
 pub mod delta;
 pub mod effect;
 pub mod image;
@@ -21,5 +23,6 @@ pub mod redo;
 pub mod slru;
 pub mod stream;
 pub mod v17;
+pub mod writer;
 
 pub use byte_reader::{ByteReader, ShortInput};
