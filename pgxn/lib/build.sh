@@ -1,3 +1,4 @@
+# shellcheck shell=bash
 # Builds of PostgreSQL, one folder per key in the cache.
 #
 # pg/17-KEY-VARIANT is made in build/ and renamed into place as the last step:

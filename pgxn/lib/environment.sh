@@ -1,3 +1,4 @@
+# shellcheck shell=bash
 # The machine: cache folder, lock, packages, disk space, unprivileged user.
 
 PACKAGES="bison flex gcc make libc6-dev libreadline-dev zlib1g-dev libssl-dev

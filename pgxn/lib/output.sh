@@ -1,3 +1,4 @@
+# shellcheck shell=bash
 # Messages, progress and cleanup on interruption.
 
 say() { printf 'pgxn: %s\n' "$*" >&2; }

@@ -1,3 +1,4 @@
+# shellcheck shell=bash
 # PostgreSQL's own regression suite on the patched build, with no extension of
 # ours loaded, and stock pg_waldump over all the WAL that it wrote.
 
@@ -49,7 +50,7 @@ regression_run() {
 waldump_run() {
 	local stock=$1 work=$2 first
 	set -e
-	first=$(ls "$work/data/pg_wal" | grep -E '^[0-9A-F]{24}$' | head -n 1)
+	first=$(find "$work/data/pg_wal" -type f -regextype egrep -regex '.*/[0-9A-F]{24}' -printf '%f\n' | sort | head -n 1)
 	# The segment's name ends in the high half of its LSN and its number there.
 	"$stock/bin/pg_waldump" --quiet -p "$work/data/pg_wal" \
 		-s "${first:8:8}/${first:22:2}000000" -e "$(cat "$work/end")"

@@ -1,3 +1,4 @@
+# shellcheck shell=bash
 # PostgreSQL's source: found, verified and kept in the cache.
 #
 # src/current holds one line: version, SHA-256, file name. It is written last,

@@ -1,3 +1,4 @@
+# shellcheck shell=bash
 # The template cluster: a fresh, cleanly stopped data directory as an archive,
 # from which a tenant's first timeline is imported.
 
@@ -72,6 +73,8 @@ control_value() { LC_ALL=C "$1/bin/pg_controldata" "$2" | sed -n "s/^$3: *//p"; 
 
 check_stopped() {
 	local state sums
+	! grep -E '(ERROR|FATAL|PANIC):' "$CACHE/log/template.log" >&2 ||
+		die "the template cluster could not be prepared" "see $CACHE/log/template.log"
 	state=$(control_value "$1" "$2" "Database cluster state")
 	sums=$(control_value "$1" "$2" "Data page checksum version")
 	[ "$state" = "shut down" ] || die "the template cluster is '$state', not shut down" "see $CACHE/log/template.log"
