@@ -1,0 +1,127 @@
+//! `docs/protocols.md` §6, the compute's part.
+
+use std::sync::Arc;
+
+use axum::{
+    Json, Router,
+    body::Bytes,
+    extract::State as Shared,
+    routing::{get, post},
+};
+use ogel_ids::{Lsn, Term};
+use ogel_service::{
+    http::{ApiError, base_routes},
+    metrics::registry::Registry,
+};
+use serde::{Deserialize, Serialize};
+
+use crate::{
+    board::{Board, Startup, State},
+    propose::Progress,
+    stop::{Stop, StopMode},
+};
+
+/// What the handlers see.
+#[derive(Clone)]
+pub struct Surface {
+    /// What is shown.
+    pub board: Board,
+    /// How far the WAL is.
+    pub progress: Progress,
+    /// Where a wish to stop goes.
+    pub stop: Stop,
+    /// For clients.
+    pub connection_string: String,
+}
+
+#[derive(Serialize)]
+struct Status {
+    state: State,
+    term: Option<Term>,
+    start_lsn: Option<Lsn>,
+    commit_lsn: Lsn,
+    flush_lsn: Lsn,
+    last_record_lsn: Lsn,
+    connection_string: String,
+    pid: Option<i32>,
+    safekeepers: Vec<SafekeeperStatus>,
+    error: Option<String>,
+}
+
+#[derive(Serialize)]
+struct SafekeeperStatus {
+    node_id: u64,
+    state: &'static str,
+    flush_lsn: Lsn,
+    error: Option<String>,
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct StopRequest {
+    #[serde(default)]
+    mode: StopKind,
+}
+
+#[derive(Deserialize, Default, Clone, Copy)]
+#[serde(rename_all = "lowercase")]
+enum StopKind {
+    #[default]
+    Fast,
+    Immediate,
+}
+
+/// All paths.
+pub fn routes(surface: Surface, registry: Arc<Registry>) -> Router {
+    let base = base_routes(surface.board.readiness.clone(), registry);
+    Router::new()
+        .route("/v1/status", get(status))
+        .route("/v1/startup", get(startup))
+        .route("/v1/stop", post(stop))
+        .with_state(surface)
+        .merge(base)
+}
+
+async fn status(Shared(surface): Shared<Surface>) -> Json<Status> {
+    let shown = surface.board.shown();
+    let nodes = match &shown.nodes {
+        Some(query) => query.nodes().await,
+        None => Vec::new(),
+    };
+    let safekeepers = nodes.into_iter().map(|node| SafekeeperStatus {
+        node_id: node.node.0,
+        state: node.state.as_str(),
+        flush_lsn: node.flush_lsn,
+        error: node.error,
+    });
+    Json(Status {
+        state: shown.state,
+        term: shown.term,
+        start_lsn: shown.start_lsn,
+        commit_lsn: surface.progress.commit_lsn(),
+        flush_lsn: surface.progress.flush_lsn(),
+        last_record_lsn: surface.progress.last_record_lsn(),
+        connection_string: surface.connection_string,
+        pid: shown.pid,
+        safekeepers: safekeepers.collect(),
+        error: shown.error,
+    })
+}
+
+async fn startup(Shared(surface): Shared<Surface>) -> Json<Startup> {
+    Json(surface.board.startup())
+}
+
+async fn stop(Shared(surface): Shared<Surface>, body: Bytes) -> Result<Json<serde_json::Value>, ApiError> {
+    let request: StopRequest = if body.is_empty() {
+        StopRequest { mode: StopKind::Fast }
+    } else {
+        serde_json::from_slice(&body)
+            .map_err(|error| ApiError::bad_request(error, r#"send {"mode":"fast"} or {"mode":"immediate"}"#))?
+    };
+    surface.stop.ask(match request.mode {
+        StopKind::Fast => StopMode::Fast,
+        StopKind::Immediate => StopMode::Immediate,
+    });
+    Ok(Json(serde_json::json!({"state": "stopping"})))
+}

@@ -1,0 +1,225 @@
+//! One start of Postgres, from the won election to the first connection.
+
+use std::{
+    fs,
+    path::Path,
+    time::{Duration, SystemTime, UNIX_EPOCH},
+};
+
+use anyhow::{Context, anyhow};
+use ogel_ids::Lsn;
+use ogel_pgwire::{Address, Client, ConnectOptions};
+use quorum::Victory;
+
+use crate::{
+    basebackup::{self, BasebackupRequest, Manifest},
+    board::{Board, State},
+    config::{Config, SqlListen},
+    data_dir::{DataDir, Life},
+    local_wal::{self, LocalWal},
+    postgres::{
+        SUPERUSER,
+        postmaster::{Postmaster, PostmasterSpec},
+        run_user::RunUser,
+        settings::{self, LifeSettings},
+        slot_file,
+    },
+    propose::Reign,
+    start_checkpoint::{self, StartPlan},
+};
+
+/// Before the first new try to fetch something.
+const RETRY_MIN: Duration = Duration::from_millis(50);
+/// Between later tries.
+const RETRY_MAX: Duration = Duration::from_secs(2);
+/// A start from a shutdown checkpoint replays nothing.
+const READY_WITHIN: Duration = Duration::from_secs(60);
+/// Below this, parallel queries would run out of `/dev/shm`.
+const SMALL_SHARED_MEMORY_BYTES: u64 = 256 << 20;
+
+/// All that a start needs.
+pub struct Starter<'a> {
+    /// The settings.
+    pub config: &'a Config,
+    /// The addresses that are free.
+    pub sql_listen: &'a SqlListen,
+    /// Who owns Postgres' files.
+    pub run_user: RunUser,
+    /// For the log.
+    pub data_dir: &'a DataDir,
+    /// Where progress shows.
+    pub board: &'a Board,
+    /// The proposer.
+    pub reign: &'a Reign,
+    /// The fresh folder.
+    pub life: &'a Life,
+}
+
+impl Starter<'_> {
+    /// Starts Postgres into `postmaster`; returns when clients can connect. The end of the reign shows elsewhere: then this
+    /// waits for ever and is dropped.
+    pub async fn start(&self, postmaster: &mut Option<Postmaster>) -> anyhow::Result<()> {
+        self.board.phase(State::Electing, "election");
+        let Ok(victory) = self.reign.wait_for(|state| state.victory.clone()).await else {
+            return std::future::pending().await;
+        };
+        tracing::info!(term = %victory.term, start_lsn = %victory.start_lsn, donor = %victory.donor, "elected");
+        self.board.update(|shown| {
+            shown.term = Some(victory.term);
+            shown.start_lsn = Some(victory.start_lsn);
+        });
+
+        self.board.phase(State::Basebackup, "basebackup");
+        let manifest = self.basebackup(&victory).await?;
+        let control_path = self.life.pgdata.join("global/pg_control");
+        let control = fs::read(&control_path).context("reading the basebackup's pg_control")?;
+        let plan = start_checkpoint::plan(&manifest, &control, now_s())?;
+
+        self.board.phase(State::Starting, "wal prefix");
+        let local = LocalWal::new(self.life.pgdata.join("pg_wal"), manifest.wal_segment_size, self.run_user)?;
+        let prefix = (plan.checkpoint_lsn.segment_start(manifest.wal_segment_size), manifest.lsn);
+        self.wal_prefix(&victory, prefix, &local).await;
+
+        self.board.phase(State::Starting, "start checkpoint");
+        if !plan.append.is_empty() {
+            self.reign.append(manifest.lsn, plan.append.clone());
+            local.write(manifest.lsn, &plan.append).context("writing the start checkpoint to pg_wal")?;
+        }
+        fs::write(&control_path, &plan.control_file).context("completing pg_control")?;
+        self.write_files(&plan)?;
+
+        self.board.phase(State::Starting, "postgres start");
+        let log_start = fs::metadata(self.data_dir.log_path()).map_or(0, |metadata| metadata.len());
+        let started = postmaster.insert(self.spawn(&victory)?);
+        self.board.update(|shown| shown.pid = Some(started.pid()));
+        started.wait_ready(READY_WITHIN).await.map_err(|error| self.explain(error, log_start))?;
+
+        self.board.phase(State::Starting, "first connection");
+        let socket = self.life.socket_path(self.sql_listen.port);
+        self.reign.attach(socket.clone(), plan.end_lsn);
+        let attached = self.reign.wait_for(|state| state.attached.then_some(()));
+        let (probe, attached) = tokio::join!(probe(&socket), attached);
+        if attached.is_err() {
+            return std::future::pending().await;
+        }
+        probe.map_err(|error| self.explain(error, log_start))
+    }
+
+    /// Tries until it succeeds: a pageserver that is away or behind is waited for, and the status says so.
+    async fn basebackup(&self, victory: &Victory) -> anyhow::Result<Manifest> {
+        let request = BasebackupRequest {
+            pageserver: self.config.pageserver.clone(),
+            tenant: self.config.tenant,
+            timeline: self.config.timeline,
+            lsn: victory.start_lsn,
+            term: victory.term,
+        };
+        let mut retry_after = RETRY_MIN;
+        loop {
+            match basebackup::fetch(&request, &self.life.pgdata, self.run_user).await {
+                Ok(manifest) => return Ok(manifest),
+                Err(error) => {
+                    self.board.waiting(format!(
+                        "no basebackup at {} from pageserver {} yet: {error:#}",
+                        victory.start_lsn, self.config.pageserver
+                    ));
+                }
+            }
+            self.life.empty_pgdata(self.run_user).context("emptying the data directory for another try")?;
+            tokio::time::sleep(retry_after).await;
+            retry_after = (retry_after * 2).min(RETRY_MAX);
+        }
+    }
+
+    /// Tries one safekeeper after the other, the donor first, until it succeeds.
+    async fn wal_prefix(&self, victory: &Victory, range: (Lsn, Lsn), local: &LocalWal) {
+        let mut order: Vec<_> = self.config.safekeepers.iter().collect();
+        order.sort_by_key(|safekeeper| safekeeper.node_id != victory.donor);
+        let mut retry_after = RETRY_MIN;
+        loop {
+            for safekeeper in &order {
+                let timeline = (self.config.tenant, self.config.timeline);
+                match local_wal::copy_from_safekeeper(&safekeeper.address, timeline, range, local).await {
+                    Ok(()) => return,
+                    Err(error) => self.board.waiting(format!(
+                        "no WAL from {} to {} from safekeeper {} yet: {error:#}",
+                        range.0, range.1, safekeeper.node_id
+                    )),
+                }
+            }
+            tokio::time::sleep(retry_after).await;
+            retry_after = (retry_after * 2).min(RETRY_MAX);
+        }
+    }
+
+    fn write_files(&self, plan: &StartPlan) -> anyhow::Result<()> {
+        let file = |name: &str, content: &[u8]| {
+            self.run_user.write_file(&self.life.pgdata.join(name), content).with_context(|| format!("writing {name}"))
+        };
+        let conf =
+            settings::postgresql_conf(&self.config.pg_settings, &self.config.pageserver, shared_memory_is_small());
+        file("postgresql.conf", conf.as_bytes())?;
+        file("pg_hba.conf", settings::pg_hba_conf(self.config.auth).as_bytes())?;
+        file("pg_ident.conf", b"")?;
+        let slots = self.life.pgdata.join("pg_replslot");
+        for folder in [slots.clone(), slots.join(slot_file::SLOT_NAME)] {
+            if !folder.is_dir() {
+                self.run_user.create_dir(&folder).with_context(|| format!("making {}", folder.display()))?;
+            }
+        }
+        file(&format!("pg_replslot/{}/state", slot_file::SLOT_NAME), &slot_file::encode(plan.checkpoint_lsn))
+    }
+
+    fn spawn(&self, victory: &Victory) -> anyhow::Result<Postmaster> {
+        let arguments = settings::command_line(&LifeSettings {
+            tenant: self.config.tenant,
+            timeline: self.config.timeline,
+            term: victory.term,
+            start_lsn: victory.start_lsn,
+            sql_listen: self.sql_listen,
+            socket_dir: &self.life.socket_dir,
+            ext_dir: self.config.ext_dir.as_deref(),
+            user: &self.config.pg_settings,
+        })?;
+        Postmaster::spawn(PostmasterSpec {
+            pg_prefix: &self.config.pg_prefix,
+            pgdata: &self.life.pgdata,
+            arguments: &arguments,
+            run_user: self.run_user,
+            log: self.data_dir.open_log()?,
+        })
+    }
+
+    /// What Postgres itself has said about it is worth more than that it failed.
+    fn explain(&self, error: anyhow::Error, log_start: u64) -> anyhow::Error {
+        let path = self.data_dir.log_path();
+        anyhow!("{error:#}; the end of its log {}: {}", path.display(), self.data_dir.log_tail(log_start))
+    }
+}
+
+/// A first query; it also makes Postgres' cache of catalogs, so that the first client does not pay for it.
+async fn probe(socket: &Path) -> anyhow::Result<()> {
+    let mut options = ConnectOptions::new(Address::Unix(socket.to_owned()))
+        .parameter("user", SUPERUSER)
+        .parameter("database", "postgres")
+        .parameter("application_name", "ogel-probe");
+    options.timeout = Duration::from_secs(30);
+    let result = async {
+        let mut client = Client::connect(&options).await?;
+        client.simple_query("SELECT 1").await
+    };
+    let result =
+        tokio::time::timeout(options.timeout, result).await.context("the first query was not answered in time")?;
+    result.context("the first query failed")?;
+    Ok(())
+}
+
+fn now_s() -> i64 {
+    let elapsed = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
+    i64::try_from(elapsed.as_secs()).unwrap_or(i64::MAX)
+}
+
+fn shared_memory_is_small() -> bool {
+    nix::sys::statvfs::statvfs("/dev/shm")
+        .map_or(true, |fs| fs.blocks() * fs.fragment_size() < SMALL_SHARED_MEMORY_BYTES)
+}

@@ -1,0 +1,170 @@
+//! The connection to one safekeeper.
+
+use std::time::Duration;
+
+use bytes::{BufMut, Bytes};
+use ogel_ids::{NodeId, TenantId, TimelineId};
+use ogel_pgwire::{Address, Client, ConnectOptions, CopyBothReader, CopyBothWriter, WireError};
+use quorum::{AcceptorMessage, ProposerMessage};
+use tokio::{sync::mpsc, task::JoinHandle};
+
+use crate::config::SafekeeperAddress;
+
+/// Before the first try to connect again.
+const RETRY_MIN: Duration = Duration::from_millis(50);
+/// Between later tries.
+const RETRY_MAX: Duration = Duration::from_secs(2);
+/// A batch of messages goes out when it is this long.
+const BATCH_BYTES: usize = 256 << 10;
+
+/// What a link tells the driver.
+pub(super) enum LinkEvent {
+    /// Messages can be sent.
+    Connected,
+    /// The safekeeper said something.
+    Message(AcceptorMessage),
+    /// The connection is gone, or could not be made; why.
+    Lost(String),
+}
+
+/// A [`LinkEvent`] and whose. `connection` tells news of an earlier connection from news of the current one.
+pub(super) struct FromLink {
+    pub node: NodeId,
+    pub connection: u64,
+    pub event: LinkEvent,
+}
+
+/// One safekeeper, connected or about to be.
+pub(super) struct Link {
+    safekeeper: SafekeeperAddress,
+    tenant: TenantId,
+    timeline: TimelineId,
+    events: mpsc::UnboundedSender<FromLink>,
+    connection: u64,
+    /// Whether the driver's proposer has been told that this connection stands.
+    pub announced: bool,
+    retry_after: Duration,
+    outgoing: mpsc::UnboundedSender<Bytes>,
+    task: JoinHandle<()>,
+    /// Why the last connection ended.
+    pub last_error: Option<String>,
+}
+
+impl Link {
+    /// Starts connecting.
+    pub fn start(
+        safekeeper: SafekeeperAddress,
+        tenant: TenantId,
+        timeline: TimelineId,
+        events: mpsc::UnboundedSender<FromLink>,
+    ) -> Self {
+        let (outgoing, _unused) = mpsc::unbounded_channel();
+        let mut link = Self {
+            safekeeper,
+            tenant,
+            timeline,
+            events,
+            connection: 0,
+            announced: false,
+            retry_after: RETRY_MIN,
+            outgoing,
+            task: tokio::spawn(async {}),
+            last_error: None,
+        };
+        link.connect(Duration::ZERO);
+        link
+    }
+
+    /// Whether news with this number is of the current connection.
+    pub fn is_current(&self, connection: u64) -> bool {
+        self.connection == connection
+    }
+
+    /// It works: the next loss is answered quickly.
+    pub fn connected(&mut self) {
+        self.announced = true;
+        self.retry_after = RETRY_MIN;
+    }
+
+    /// Drops the connection and makes a new one after a back-off.
+    pub fn reconnect(&mut self, reason: String) {
+        if self.last_error.as_ref() != Some(&reason) {
+            tracing::warn!(safekeeper = %self.safekeeper.node_id, address = %self.safekeeper.address, %reason, "no connection to the safekeeper");
+        }
+        self.last_error = Some(reason);
+        self.announced = false;
+        let after = self.retry_after;
+        self.retry_after = (after * 2).min(RETRY_MAX);
+        self.connect(after);
+    }
+
+    fn connect(&mut self, after: Duration) {
+        self.task.abort();
+        self.connection += 1;
+        let (outgoing, queue) = mpsc::unbounded_channel();
+        self.outgoing = outgoing;
+        let options = ConnectOptions::new(Address::Tcp(self.safekeeper.address.clone()))
+            .setting("ogel.tenant", self.tenant)
+            .setting("ogel.timeline", self.timeline);
+        let (events, node, connection) = (self.events.clone(), self.safekeeper.node_id, self.connection);
+        let tell = move |event| {
+            let _driver_is_gone = events.send(FromLink { node, connection, event });
+        };
+        self.task = tokio::spawn(async move {
+            tokio::time::sleep(after).await;
+            if let Err(reason) = serve(options, queue, &tell).await {
+                tell(LinkEvent::Lost(reason));
+            }
+        });
+    }
+
+    /// Queues a message; never waits. The proposer bounds what is on its way, so the queue is bounded too.
+    pub fn send(&self, message: &ProposerMessage) {
+        let _lost_and_reported = self.outgoing.send(message.encode());
+    }
+
+    /// Lets what is queued go out, for at most `limit`.
+    pub async fn close(self, limit: Duration) {
+        drop(self.outgoing);
+        let mut task = self.task;
+        if tokio::time::timeout(limit, &mut task).await.is_err() {
+            task.abort();
+        }
+    }
+}
+
+async fn serve(
+    options: ConnectOptions,
+    queue: mpsc::UnboundedReceiver<Bytes>,
+    tell: &impl Fn(LinkEvent),
+) -> Result<(), String> {
+    let text = |error: WireError| error.to_string();
+    let client = Client::connect(&options).await.map_err(text)?;
+    let (reader, writer) = client.copy_both("START_WAL_PUSH").await.map_err(text)?;
+    tell(LinkEvent::Connected);
+    // Two loops that do not wait for each other: a full socket must not keep answers from being read.
+    tokio::select! {
+        result = receive(reader, tell) => result,
+        result = transmit(writer, queue) => result.map_err(text),
+    }
+}
+
+async fn receive(mut reader: CopyBothReader, tell: &impl Fn(LinkEvent)) -> Result<(), String> {
+    while let Some(payload) = reader.receive().await.map_err(|error| error.to_string())? {
+        tell(LinkEvent::Message(AcceptorMessage::decode(payload).map_err(|error| error.to_string())?));
+    }
+    Err("the safekeeper ended the stream".into())
+}
+
+/// Ends well when the driver has closed the queue.
+async fn transmit(mut writer: CopyBothWriter, mut queue: mpsc::UnboundedReceiver<Bytes>) -> Result<(), WireError> {
+    while let Some(message) = queue.recv().await {
+        writer.write(|body| body.put(message));
+        while writer.pending_bytes() < BATCH_BYTES {
+            let Ok(message) = queue.try_recv() else { break };
+            writer.write(|body| body.put(message));
+        }
+        writer.flush().await?;
+    }
+    writer.finish().await
+}
