@@ -1,0 +1,98 @@
+//! `walcheck DIR`: compares native redo with PostgreSQL's over the WAL of a cluster that ran with `wal_consistency_checking = all`.
+
+use anyhow::{Context, Result};
+use clap::Parser;
+use ogel_ids::Lsn;
+use std::{path::PathBuf, process::ExitCode};
+use wal_decoder::{record::ParsedRecord, redo::mask::Strictness, stream::StreamDecoder};
+use walcheck::{Checker, Options, WalFiles};
+
+/// Applies the WAL of a cluster that ran with wal_consistency_checking=all and full_page_writes=off, and compares every page with the
+/// image that PostgreSQL logged.
+///
+/// Exit code 0: no difference. 1: differences, or pages without redo. 2: the WAL cannot be read.
+#[derive(Debug, Parser)]
+struct Args {
+    /// A data directory, or a folder of WAL segment files.
+    dir: PathBuf,
+    /// Prints the report as JSON.
+    #[arg(long)]
+    json: bool,
+    /// Ends after the first record with a difference.
+    #[arg(long)]
+    stop_at_first: bool,
+    /// The first record at or behind this LSN; the start of the first segment by default.
+    #[arg(long)]
+    start: Option<Lsn>,
+    /// Ends before this LSN; the end of the WAL by default.
+    #[arg(long)]
+    end: Option<Lsn>,
+    /// Lists record kinds that no page of this WAL reached.
+    #[arg(long)]
+    list_unreached: bool,
+    /// The WAL carries command ids (our patched PostgreSQL): compares them too.
+    #[arg(long)]
+    command_ids: bool,
+}
+
+fn main() -> ExitCode {
+    let args = Args::parse();
+    match run(&args) {
+        Ok(code) => code,
+        Err(error) => {
+            eprintln!("walcheck: {error:#}");
+            ExitCode::from(2)
+        }
+    }
+}
+
+fn run(args: &Args) -> Result<ExitCode> {
+    let files = WalFiles::open(&args.dir)?;
+    let mut checker = Checker::new(Options { strictness: Strictness { command_ids: args.command_ids } });
+    check(args, &files, &mut checker)?;
+    let report = checker.report();
+    if args.json {
+        println!("{}", serde_json::to_string_pretty(report)?);
+    } else {
+        println!("{report}");
+    }
+    if args.list_unreached {
+        eprintln!("unreached: {}", report.unreached().join(", "));
+    }
+    let clean = report.difference_count == 0 && report.not_implemented == 0;
+    Ok(if clean { ExitCode::SUCCESS } else { ExitCode::from(1) })
+}
+
+fn check(args: &Args, files: &WalFiles, checker: &mut Checker) -> Result<()> {
+    let start = args.start.unwrap_or(files.start());
+    let first_page = Lsn(start.0 - start.page_offset());
+    let mut decoder = StreamDecoder::find_first(first_page, files.segment_size(), None)?;
+    for segment in files.segments(start) {
+        let (at, mut content) = segment?;
+        if at < first_page {
+            content = content.slice((first_page.0 - at.0) as usize..);
+        }
+        decoder.feed(content);
+        loop {
+            let record = match decoder.next_record() {
+                Ok(Some(record)) => record,
+                Ok(None) => break,
+                Err(error) if error.is_end_of_wal() => return Ok(()),
+                Err(error) => return Err(error).context("the WAL ends in bytes that are not a record"),
+            };
+            if record.start < start {
+                continue;
+            }
+            if args.end.is_some_and(|end| record.start >= end) {
+                return Ok(());
+            }
+            let parsed =
+                ParsedRecord::parse(&record.bytes).with_context(|| format!("cannot parse the record at {}", record.start))?;
+            checker.record(record.start, record.end, &parsed);
+            if args.stop_at_first && checker.report().difference_count > 0 {
+                return Ok(());
+            }
+        }
+    }
+    Ok(())
+}
