@@ -76,7 +76,8 @@ pub enum Effect<'a> {
         /// The whole file.
         image: &'a [u8],
     },
-    /// A new version of an SLRU page. Missing segments and pages before it in its segment come into being as zeros.
+    /// A new version of an SLRU page. Missing segments and pages before it in its segment come into being as zeros. A delta for a page that
+    /// does not exist applies to zeros.
     Slru {
         /// Which log.
         kind: SlruKind,

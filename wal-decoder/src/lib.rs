@@ -17,6 +17,7 @@ pub mod control_file;
 pub mod delta;
 pub mod effect;
 pub mod image;
+pub mod interpret;
 pub mod key;
 pub mod record;
 pub mod redo;
