@@ -1,1 +1,61 @@
-fn main() {}
+//! The pageserver's process.
+
+use std::sync::Arc;
+
+use anyhow::Context;
+use ogel_service::{
+    Shutdown, config,
+    http::{self, Readiness},
+    listen, logging,
+};
+use pageserver::{config::Config, metrics::Metrics, page_service, pageserver::Pageserver};
+
+fn main() -> std::process::ExitCode {
+    let config: Config = config::parse_or_exit();
+    if let Err(error) = config.check() {
+        eprintln!("error: {error:#}");
+        return std::process::ExitCode::from(2);
+    }
+    if config.service.check_config {
+        println!("the settings are good");
+        return std::process::ExitCode::SUCCESS;
+    }
+    logging::init(config.service.log_format);
+    let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build();
+    match runtime.context("the runtime cannot be started").and_then(|runtime| runtime.block_on(run(config))) {
+        Ok(()) => std::process::ExitCode::SUCCESS,
+        Err(error) => {
+            tracing::error!("{error:#}");
+            std::process::ExitCode::FAILURE
+        }
+    }
+}
+
+async fn run(config: Config) -> anyhow::Result<()> {
+    let shutdown = Shutdown::on_signals().context("signals cannot be handled")?;
+    let (pg_listener, http_listener) =
+        (listen::bind(&config.listen_pg).await?, listen::bind(&config.listen_http).await?);
+    let (metrics, registry) = Metrics::registered();
+    let readiness = Readiness::starting();
+    let base = http::base_routes(readiness.clone(), Arc::new(registry));
+    let pageserver = Pageserver::start(&config, metrics, shutdown.clone()).await?;
+    let router = base.merge(pageserver::http::routes(pageserver.clone()));
+    let http = tokio::spawn(http::serve(http_listener, router, shutdown.clone()));
+    let pages = tokio::spawn(page_service::serve(pg_listener, pageserver.clone()));
+    let warm_up = pageserver.clone();
+    tokio::spawn(async move { warm_up.warm_up().await });
+    tracing::info!(
+        node_id = config.node_id,
+        pg = config.listen_pg,
+        http = config.listen_http,
+        version = env!("CARGO_PKG_VERSION"),
+        "pageserver runs"
+    );
+    readiness.set_ready();
+    shutdown.wait().await;
+    readiness.set_not_ready("shutting down");
+    pages.await?;
+    pageserver.stop().await;
+    http.await??;
+    Ok(())
+}

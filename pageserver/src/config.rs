@@ -1,0 +1,113 @@
+//! Settings of a pageserver.
+
+use std::{path::PathBuf, time::Duration};
+
+use anyhow::ensure;
+use clap::Parser;
+use ogel_pgwire::Address;
+use ogel_service::config::ServiceArgs;
+
+/// Serves every page of its timelines at every LSN, from the WAL that safekeepers hold.
+#[derive(Debug, Clone, Parser)]
+#[command(name = "pageserver", version)]
+pub struct Config {
+    /// Settings that every service has.
+    #[command(flatten)]
+    pub service: ServiceArgs,
+    /// Number of this node, unique among pageservers
+    #[arg(long, env = "OGEL_NODE_ID", default_value_t = 1)]
+    pub node_id: u64,
+    /// Folder for everything that is stored
+    #[arg(long, env = "OGEL_DATA_DIR", value_name = "DIR")]
+    pub data_dir: PathBuf,
+    /// Address for computes (PostgreSQL wire protocol)
+    #[arg(long, env = "OGEL_LISTEN_PG", value_name = "HOST:PORT", default_value = "[::]:6400")]
+    pub listen_pg: String,
+    /// Address for HTTP
+    #[arg(long, env = "OGEL_LISTEN_HTTP", value_name = "HOST:PORT", default_value = "[::]:9898")]
+    pub listen_http: String,
+    /// Safekeepers to take WAL from
+    #[arg(long, env = "OGEL_SAFEKEEPERS", value_name = "HOST:PORT,…", value_delimiter = ',', required = true)]
+    pub safekeepers: Vec<String>,
+    /// Template from which timelines are created (tar.zst, made by `pgxn/pg template`)
+    #[arg(long, env = "OGEL_TEMPLATE", value_name = "FILE")]
+    pub template: Option<PathBuf>,
+    /// How long a request waits for WAL that has not arrived, seconds
+    #[arg(long, env = "OGEL_WAIT_LSN_TIMEOUT_S", default_value_t = 60, value_parser = clap::value_parser!(u64).range(1..=3600))]
+    pub wait_lsn_timeout_s: u64,
+    /// Memory of one timeline's open layer before it is written to a file, MiB
+    #[arg(long, env = "OGEL_FREEZE_SIZE_MB", default_value_t = 64, value_parser = clap::value_parser!(u64).range(1..=4096))]
+    pub freeze_size_mb: u64,
+    /// WAL covered by one timeline's open layer before it is written to a file, MiB
+    #[arg(long, env = "OGEL_FREEZE_WAL_MB", default_value_t = 256, value_parser = clap::value_parser!(u64).range(1..=65536))]
+    pub freeze_wal_mb: u64,
+    /// Age of an open layer before it is written to a file, seconds
+    #[arg(long, env = "OGEL_FREEZE_AGE_S", default_value_t = 300, value_parser = clap::value_parser!(u64).range(1..=86400))]
+    pub freeze_age_s: u64,
+    /// Memory of all open layers together, MiB
+    #[arg(long, env = "OGEL_OPEN_LAYERS_MB", default_value_t = 512, value_parser = clap::value_parser!(u64).range(16..=1_048_576))]
+    pub open_layers_mb: u64,
+    /// Memory for rebuilt pages, MiB
+    #[arg(long, env = "OGEL_PAGE_CACHE_MB", default_value_t = 128, value_parser = clap::value_parser!(u64).range(1..=1_048_576))]
+    pub page_cache_mb: u64,
+    /// Memory for blocks of layer files, MiB
+    #[arg(long, env = "OGEL_BLOCK_CACHE_MB", default_value_t = 128, value_parser = clap::value_parser!(u64).range(1..=1_048_576))]
+    pub block_cache_mb: u64,
+    /// Write layer files without compression
+    #[arg(long, env = "OGEL_NO_COMPRESSION")]
+    pub no_compression: bool,
+}
+
+impl Config {
+    /// Checks what single settings cannot tell.
+    pub fn check(&self) -> anyhow::Result<()> {
+        ensure!(self.node_id >= 1, "node-id must be 1 or higher");
+        for address in &self.safekeepers {
+            let port = address.rsplit_once(':').and_then(|(_, port)| port.parse::<u16>().ok());
+            ensure!(
+                port.is_some_and(|port| port > 0),
+                "safekeeper {address:?} is not host:port, such as safekeeper-1:5454"
+            );
+        }
+        if let Some(template) = &self.template {
+            ensure!(
+                template.is_file(),
+                "the template {} is not there: build it with `pgxn/pg template`",
+                template.display()
+            );
+        }
+        Ok(())
+    }
+
+    /// Where the safekeepers listen.
+    pub fn safekeeper_addresses(&self) -> Vec<Address> {
+        self.safekeepers.iter().map(|address| Address::Tcp(address.clone())).collect()
+    }
+
+    /// How long a request waits for WAL.
+    pub fn wait_lsn_timeout(&self) -> Duration {
+        Duration::from_secs(self.wait_lsn_timeout_s)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn config(arguments: &[&str]) -> anyhow::Result<Config> {
+        let arguments = [&["pageserver", "--data-dir", "/nowhere"], arguments].concat();
+        let config: Config = ogel_service::config::parse_from(arguments)?;
+        config.check()?;
+        Ok(config)
+    }
+
+    #[test]
+    fn mistakes_are_found_before_anything_is_touched() {
+        assert!(config(&["--safekeepers", "a:5454,b:5454"]).is_ok());
+        assert!(config(&[]).is_err(), "no safekeepers");
+        assert!(config(&["--safekeepers", "a"]).is_err(), "no port");
+        assert!(config(&["--safekeepers", "a:0"]).is_err(), "port 0");
+        assert!(config(&["--safekeepers", "a:1", "--template", "/nowhere/t"]).is_err(), "no template");
+        assert!(config(&["--safekeepers", "a:1", "--freeze-size-mb", "0"]).is_err(), "no memory");
+    }
+}

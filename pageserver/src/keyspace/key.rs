@@ -1,0 +1,245 @@
+//! Keys: what a stored value belongs to.
+
+use std::fmt;
+
+use wal_decoder::key::{Fork, Rel, RelFork, SlruKind};
+
+/// Bytes of a key.
+pub const KEY_SIZE: usize = 18;
+/// Leading bytes that name one relation (or one SLRU segment) within a kind; most tombstones stay inside one such prefix.
+pub const PREFIX_SIZE: usize = 13;
+
+/// Kinds of keys, the first byte of each. Stored on disk: numbers never change their meaning.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
+#[repr(u8)]
+pub enum KeyKind {
+    /// tablespace, database, relation, fork, block → page.
+    RelPage = 0x01,
+    /// tablespace, database, relation, fork → blocks u32; present while the fork exists.
+    RelSize = 0x02,
+    /// tablespace, database → empty value; present while the database exists.
+    Database = 0x03,
+    /// tablespace, database → `pg_filenode.map`.
+    RelMap = 0x04,
+    /// SLRU kind, segment, 0, 0, page in the segment → page.
+    SlruPage = 0x05,
+    /// SLRU kind, segment → pages u32; present while the segment exists.
+    SlruSize = 0x06,
+    /// high and low half of a full transaction id → state file without its CRC.
+    TwoPhase = 0x07,
+    /// → running state at the end of a record (see `timeline::state`).
+    Checkpoint = 0x08,
+    /// origin id → remote LSN u64.
+    Origin = 0x09,
+    /// 16-byte hash of a path → auxiliary file.
+    AuxFile = 0x0a,
+    /// high and low half of a commit time (sign bit flipped) → start of the commit record u64; the version's LSN is its end.
+    CommitTime = 0x0b,
+}
+
+/// One key: kind u8, three u32, u8, u32, all big-endian.
+#[derive(Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct Key([u8; KEY_SIZE]);
+
+impl Key {
+    /// Lowest of all.
+    pub const MIN: Key = Key([0; KEY_SIZE]);
+    /// Highest of all; never used for a value.
+    pub const MAX: Key = Key([0xff; KEY_SIZE]);
+
+    const fn new(kind: KeyKind, a: u32, b: u32, c: u32, d: u8, e: u32) -> Key {
+        let (a, b, c, e) = (a.to_be_bytes(), b.to_be_bytes(), c.to_be_bytes(), e.to_be_bytes());
+        Key([
+            kind as u8, a[0], a[1], a[2], a[3], b[0], b[1], b[2], b[3], c[0], c[1], c[2], c[3], d, e[0], e[1], e[2],
+            e[3],
+        ])
+    }
+
+    /// A page of a relation fork.
+    pub const fn rel_page(rel: RelFork, block: u32) -> Key {
+        Key::new(KeyKind::RelPage, rel.rel.spc, rel.rel.db, rel.rel.rel, rel.fork as u8, block)
+    }
+
+    /// The size of a relation fork.
+    pub const fn rel_size(rel: RelFork) -> Key {
+        Key::new(KeyKind::RelSize, rel.rel.spc, rel.rel.db, rel.rel.rel, rel.fork as u8, 0)
+    }
+
+    /// Existence of a database in a tablespace.
+    pub const fn database(spc: u32, db: u32) -> Key {
+        Key::new(KeyKind::Database, spc, db, 0, 0, 0)
+    }
+
+    /// The relation map of a database in a tablespace.
+    pub const fn relmap(spc: u32, db: u32) -> Key {
+        Key::new(KeyKind::RelMap, spc, db, 0, 0, 0)
+    }
+
+    /// A page of an SLRU, by its number in the whole log.
+    pub const fn slru_page(kind: SlruKind, page: u32) -> Key {
+        let segment = page / SlruKind::PAGES_PER_SEGMENT;
+        Key::new(KeyKind::SlruPage, kind as u32, segment, 0, 0, page % SlruKind::PAGES_PER_SEGMENT)
+    }
+
+    /// The size of an SLRU segment.
+    pub const fn slru_size(kind: SlruKind, segment: u32) -> Key {
+        Key::new(KeyKind::SlruSize, kind as u32, segment, 0, 0, 0)
+    }
+
+    /// The state file of a prepared transaction.
+    pub const fn two_phase(xid: u64) -> Key {
+        Key::new(KeyKind::TwoPhase, (xid >> 32) as u32, xid as u32, 0, 0, 0)
+    }
+
+    /// The running state.
+    pub const fn checkpoint() -> Key {
+        Key::new(KeyKind::Checkpoint, 0, 0, 0, 0, 0)
+    }
+
+    /// A replication origin's progress.
+    pub const fn origin(origin: u16) -> Key {
+        Key::new(KeyKind::Origin, origin as u32, 0, 0, 0, 0)
+    }
+
+    /// Commits at a time (microseconds since 2000-01-01 UTC).
+    pub const fn commit_time(at_us: i64) -> Key {
+        let ordered = at_us as u64 ^ 1 << 63;
+        Key::new(KeyKind::CommitTime, (ordered >> 32) as u32, ordered as u32, 0, 0, 0)
+    }
+
+    /// Takes stored bytes as they are; an unknown kind is seen when the key is looked at.
+    pub const fn from_bytes(bytes: [u8; KEY_SIZE]) -> Key {
+        Key(bytes)
+    }
+
+    /// The key's bytes, as stored.
+    pub const fn as_bytes(&self) -> &[u8; KEY_SIZE] {
+        &self.0
+    }
+
+    /// The bytes that name the relation or segment.
+    pub fn prefix(&self) -> [u8; PREFIX_SIZE] {
+        *self.0.first_chunk().expect("a key is longer than its prefix")
+    }
+
+    /// The next key in byte order ([`Key::MAX`] stays itself).
+    pub fn next(self) -> Key {
+        let mut bytes = self.0;
+        for byte in bytes.iter_mut().rev() {
+            *byte = byte.wrapping_add(1);
+            if *byte != 0 {
+                return Key(bytes);
+            }
+        }
+        Key::MAX
+    }
+
+    /// What the key belongs to, for people.
+    pub fn describe(&self) -> String {
+        let (a, b, c, e) = (self.part(1), self.part(5), self.part(9), self.part(14));
+        let fork = Fork::from_number(self.0[13]).map_or("?", Fork::file_suffix);
+        match self.0[0] {
+            0x01 => format!("block {e} of relation {a}/{b}/{c}{fork}"),
+            0x02 => format!("size of relation {a}/{b}/{c}{fork}"),
+            0x05 | 0x06 => {
+                let log = u8::try_from(a).ok().and_then(SlruKind::from_number).map_or("SLRU", SlruKind::directory);
+                format!("page {e} of segment {b:04X} in {log}")
+            }
+            _ => format!("key {self}"),
+        }
+    }
+
+    fn part(&self, at: usize) -> u32 {
+        u32::from_be_bytes([self.0[at], self.0[at + 1], self.0[at + 2], self.0[at + 3]])
+    }
+
+    fn is(&self, kind: KeyKind) -> bool {
+        self.0[0] == kind as u8
+    }
+
+    /// The relation fork, when this is the key of its size.
+    pub fn as_rel_size(&self) -> Option<RelFork> {
+        let fork = Fork::from_number(self.0[13])?;
+        self.is(KeyKind::RelSize).then(|| Rel { spc: self.part(1), db: self.part(5), rel: self.part(9) }.fork(fork))
+    }
+
+    /// (tablespace, database), when this is the key of a database or of a relation map.
+    pub fn as_database(&self) -> Option<(u32, u32)> {
+        (self.is(KeyKind::Database) || self.is(KeyKind::RelMap)).then(|| (self.part(1), self.part(5)))
+    }
+
+    /// The segment number, when this is the key of an SLRU segment's size.
+    pub fn as_slru_segment(&self) -> Option<u32> {
+        self.is(KeyKind::SlruSize).then(|| self.part(5))
+    }
+
+    /// The full transaction id, when this is the key of a two-phase file.
+    pub fn as_two_phase(&self) -> Option<u64> {
+        self.is(KeyKind::TwoPhase).then(|| u64::from(self.part(1)) << 32 | u64::from(self.part(5)))
+    }
+
+    /// The origin id, when this is the key of an origin.
+    pub fn as_origin(&self) -> Option<u16> {
+        self.is(KeyKind::Origin).then(|| self.part(1) as u16)
+    }
+}
+
+impl fmt::Display for Key {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.0.iter().try_for_each(|byte| write!(f, "{byte:02x}"))
+    }
+}
+
+impl fmt::Debug for Key {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        fmt::Display::fmt(self, f)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const REL: Rel = Rel { spc: 1663, db: 5, rel: 16384 };
+
+    #[test]
+    fn byte_order_is_logical_order() {
+        let main = REL.fork(Fork::Main);
+        let ordered = [
+            Key::rel_page(main, 0),
+            Key::rel_page(main, 255),
+            Key::rel_page(main, 256),
+            Key::rel_page(REL.fork(Fork::Init), 0),
+            Key::rel_page(Rel { rel: 16385, ..REL }.fork(Fork::Main), 0),
+            Key::rel_page(Rel { db: 6, rel: 1, ..REL }.fork(Fork::Main), 0),
+            Key::rel_size(main),
+            Key::slru_page(SlruKind::Clog, 31),
+            Key::slru_page(SlruKind::Clog, 32),
+            Key::slru_page(SlruKind::CommitTs, 0),
+            Key::two_phase(3),
+            Key::two_phase(1 << 32),
+            Key::commit_time(-5),
+            Key::commit_time(5),
+        ];
+        assert!(ordered.is_sorted());
+    }
+
+    #[test]
+    fn keys_tell_what_they_belong_to() {
+        let fork = REL.fork(Fork::VisibilityMap);
+        assert_eq!(Key::rel_size(fork).as_rel_size(), Some(fork));
+        assert_eq!(Key::rel_page(fork, 7).as_rel_size(), None);
+        assert_eq!(Key::two_phase(7 << 32 | 9).as_two_phase(), Some(7 << 32 | 9));
+        assert_eq!(Key::slru_size(SlruKind::Clog, 12).as_slru_segment(), Some(12));
+        assert_eq!(Key::from_bytes([0xff; KEY_SIZE]).as_rel_size(), None);
+    }
+
+    #[test]
+    fn next_carries() {
+        assert_eq!(
+            Key::rel_page(REL.fork(Fork::Main), u32::MAX).next(),
+            Key::rel_page(REL.fork(Fork::FreeSpaceMap), 0)
+        );
+        assert_eq!(Key::MAX.next(), Key::MAX);
+    }
+}

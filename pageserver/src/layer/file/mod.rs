@@ -1,0 +1,17 @@
+//! Layer files: immutable, checked on every read. `docs/formats.md` has the byte diagram.
+//!
+//! A file is header, data blocks, index blocks, tombstone block, root block, footer. Everything behind the data is enough to answer
+//! what a file holds without its data, and can be fetched alone.
+
+mod block;
+mod cache;
+mod error;
+mod format;
+mod reader;
+mod writer;
+
+pub use cache::BlockCache;
+pub use error::LayerError;
+pub use format::{FORMAT_VERSION, LayerHeader, LayerKind};
+pub use reader::LayerFile;
+pub use writer::{EncodedBody, LayerWriter, write_file};

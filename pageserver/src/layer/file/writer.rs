@@ -1,0 +1,160 @@
+//! Writes layer files.
+
+use std::{
+    fs::File,
+    io::{self, BufWriter, Write},
+    path::Path,
+};
+
+use ogel_ids::Lsn;
+use ogel_service::durable_file;
+
+use super::{
+    LayerHeader,
+    block::{self, IndexEntry, RootEntry},
+    format::{BlockRef, Footer, HEADER_SIZE},
+};
+use crate::{
+    keyspace::{KEY_SIZE, Key},
+    layer::{VersionKind, tombstone::Tombstone},
+};
+
+/// A data block is closed when it has grown to this: a page read unpacks at most a few pages beside its own.
+const DATA_BLOCK_BYTES: usize = 32 << 10;
+const INDEX_BLOCK_ENTRIES: usize = 256;
+
+/// Everything behind the header, written to `out` as it comes. Versions must come in the order of (key, LSN).
+pub struct LayerWriter<W: Write> {
+    out: W,
+    offset: u64,
+    compress: bool,
+    data: Vec<u8>,
+    /// Entries whose data block is still open.
+    open_entries: Vec<IndexEntry>,
+    index: Vec<IndexEntry>,
+    tombstones: Vec<Tombstone>,
+    last: Option<(Key, Lsn)>,
+}
+
+impl<W: Write> LayerWriter<W> {
+    /// `out` stands behind the place of the header.
+    pub fn new(out: W, compress: bool) -> Self {
+        Self {
+            out,
+            offset: HEADER_SIZE as u64,
+            compress,
+            data: Vec::with_capacity(2 * DATA_BLOCK_BYTES),
+            open_entries: Vec::new(),
+            index: Vec::new(),
+            tombstones: Vec::new(),
+            last: None,
+        }
+    }
+
+    /// Adds a version.
+    pub fn version(&mut self, key: Key, lsn: Lsn, kind: VersionKind, value: &[u8]) -> io::Result<()> {
+        assert!(self.last <= Some((key, lsn)), "versions of a layer file are written in order");
+        self.last = Some((key, lsn));
+        let entry = IndexEntry {
+            key,
+            lsn,
+            kind,
+            block: BlockRef { offset: self.offset, len: 0 },
+            offset: self.data.len() as u32,
+            len: value.len() as u32,
+        };
+        self.open_entries.push(entry);
+        self.data.extend_from_slice(value);
+        if self.data.len() >= DATA_BLOCK_BYTES { self.close_data_block() } else { Ok(()) }
+    }
+
+    /// Adds a tombstone.
+    pub fn tombstone(&mut self, tombstone: Tombstone) {
+        self.tombstones.push(tombstone);
+    }
+
+    fn close_data_block(&mut self) -> io::Result<()> {
+        if self.open_entries.is_empty() {
+            return Ok(());
+        }
+        let data = std::mem::take(&mut self.data);
+        let block = self.block(&data)?;
+        self.index.extend(self.open_entries.drain(..).map(|entry| IndexEntry { block, ..entry }));
+        self.data = data;
+        self.data.clear();
+        Ok(())
+    }
+
+    fn block(&mut self, raw: &[u8]) -> io::Result<BlockRef> {
+        let bytes = block::encode(raw, self.compress);
+        self.out.write_all(&bytes)?;
+        let place = BlockRef { offset: self.offset, len: bytes.len() as u32 };
+        self.offset += u64::from(place.len);
+        Ok(place)
+    }
+
+    /// Writes index and footer; returns the output and the size of the whole file.
+    pub fn finish(mut self) -> io::Result<(W, u64)> {
+        self.close_data_block()?;
+        let index_offset = self.offset;
+        let index = std::mem::take(&mut self.index);
+        let mut root = Vec::new();
+        for entries in index.chunks(INDEX_BLOCK_ENTRIES) {
+            let mut raw = Vec::with_capacity(entries.len() * IndexEntry::SIZE);
+            entries.iter().for_each(|entry| entry.encode(&mut raw));
+            let block = self.block(&raw)?;
+            let mut first = [0; KEY_SIZE + 8];
+            first.copy_from_slice(IndexEntry::position(&raw, 0));
+            RootEntry { first, block }.encode(&mut root);
+        }
+        let mut tombstones = std::mem::take(&mut self.tombstones);
+        tombstones.sort_unstable();
+        let mut raw = Vec::new();
+        tombstones.iter().for_each(|tombstone| block::encode_tombstone(tombstone, &mut raw));
+        let tombstones = self.block(&raw)?;
+        let root = self.block(&root)?;
+        let footer = Footer { index_offset, tombstones, root, entries: index.len() as u64 }.encode();
+        self.out.write_all(&footer)?;
+        Ok((self.out, self.offset + footer.len() as u64))
+    }
+}
+
+/// A layer without its header, in memory: the same content under any tenant's and timeline's name.
+pub struct EncodedBody(Vec<u8>);
+
+impl EncodedBody {
+    /// Encodes with what `fill` adds.
+    pub fn encode(compress: bool, fill: impl FnOnce(&mut LayerWriter<Vec<u8>>) -> io::Result<()>) -> io::Result<Self> {
+        let mut writer = LayerWriter::new(Vec::new(), compress);
+        fill(&mut writer)?;
+        Ok(Self(writer.finish()?.0))
+    }
+
+    /// Writes a file of this content. It is on disk under its name when this returns.
+    pub fn write_file(&self, path: &Path, header: &LayerHeader) -> io::Result<u64> {
+        let mut file = File::create(path)?;
+        file.write_all(&header.encode())?;
+        file.write_all(&self.0)?;
+        file.sync_all()?;
+        durable_file::sync_parent(path)?;
+        Ok((HEADER_SIZE + self.0.len()) as u64)
+    }
+}
+
+/// Writes a file with what `fill` adds and returns its size. It is on disk under its name when this returns; a crash before leaves
+/// at most a file that no metadata names.
+pub fn write_file(
+    path: &Path,
+    header: &LayerHeader,
+    compress: bool,
+    fill: impl FnOnce(&mut LayerWriter<BufWriter<File>>) -> io::Result<()>,
+) -> io::Result<u64> {
+    let mut out = BufWriter::with_capacity(256 << 10, File::create(path)?);
+    out.write_all(&header.encode())?;
+    let mut writer = LayerWriter::new(out, compress);
+    fill(&mut writer)?;
+    let (out, size_bytes) = writer.finish()?;
+    out.into_inner().map_err(io::IntoInnerError::into_error)?.sync_all()?;
+    durable_file::sync_parent(path)?;
+    Ok(size_bytes)
+}

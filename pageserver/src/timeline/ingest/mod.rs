@@ -1,0 +1,248 @@
+//! Ingest: WAL from a safekeeper becomes versions in the open layer.
+//!
+//! One task per timeline follows one safekeeper at a time. When the connection breaks, or brings nothing although somebody waits for
+//! more, it turns to the next one, from `last_record_lsn` again: nothing that was not a whole record is kept. WAL that cannot be
+//! understood stops the ingest of this timeline, for good, with the reason in its status; reads up to there go on.
+
+mod decode;
+mod message;
+
+use std::{
+    sync::Arc,
+    time::{Duration, Instant},
+};
+
+use bytes::BufMut;
+use ogel_ids::Lsn;
+use ogel_pgwire::{Address, Client, ConnectOptions, CopyBothReader, CopyBothWriter, WireError};
+use ogel_service::Shutdown;
+
+use self::{
+    decode::{Decoder, IngestError},
+    message::{MessageError, SafekeeperMessage},
+};
+use super::{Timeline, flush::MAX_FROZEN};
+
+/// A safekeeper says something at least this often, or is left.
+const SILENCE_LIMIT: Duration = Duration::from_secs(10);
+/// Somebody has waited this long for WAL that this safekeeper does not have: perhaps another one does.
+const STALL_LIMIT: Duration = Duration::from_secs(3);
+/// Feedback goes out at least this often.
+const FEEDBACK_INTERVAL: Duration = Duration::from_secs(1);
+/// WAL decoded in one go at most; positions are reported and readers woken in between.
+const MAX_CHUNK_BYTES: usize = 1 << 20;
+const BACK_OFF_MIN: Duration = Duration::from_millis(100);
+const BACK_OFF_MAX: Duration = Duration::from_secs(5);
+
+/// What the ingest of a timeline is doing.
+#[derive(Debug, Default, Clone)]
+pub struct IngestStatus {
+    /// Followed now.
+    pub safekeeper: Option<String>,
+    /// The quorum's position as last heard.
+    pub commit_lsn: Lsn,
+    /// Why nothing is followed now.
+    pub error: Option<String>,
+    /// The error will not go away by itself: ingest has ended.
+    pub stopped: bool,
+}
+
+/// Why following one safekeeper ended.
+#[derive(Debug, thiserror::Error)]
+enum FollowError {
+    #[error("{0}")]
+    Wire(#[from] WireError),
+    #[error("{0}")]
+    Message(#[from] MessageError),
+    #[error("it has said nothing for {} s", SILENCE_LIMIT.as_secs())]
+    Silent,
+    #[error("it has WAL up to {0} only, and somebody waits for more")]
+    Stalled(Lsn),
+    /// Only this kind ends ingest.
+    #[error("{0}")]
+    Ingest(#[from] IngestError),
+    #[error("{0:#}")]
+    Disk(anyhow::Error),
+}
+
+/// Follows the safekeepers until shutdown begins or the WAL cannot be understood.
+pub async fn run(timeline: Arc<Timeline>, safekeepers: Arc<[Address]>, shutdown: Shutdown) {
+    let mut back_off = BACK_OFF_MIN;
+    let mut next = random_below(safekeepers.len());
+    loop {
+        let address = &safekeepers[next];
+        let before = timeline.last_record_lsn();
+        let result = tokio::select! {
+            result = follow(&timeline, address) => result,
+            () = shutdown.wait() => return,
+        };
+        let error = match result {
+            Ok(()) => "it ended the stream".to_owned(),
+            Err(FollowError::Ingest(error)) if error.is_final() => {
+                tracing::error!(
+                    tenant = %timeline.tenant, timeline = %timeline.id, lsn = %timeline.last_record_lsn(), %error,
+                    "ingest of the timeline has stopped"
+                );
+                timeline.environment.metrics.stopped_timelines.inc();
+                let mut status = timeline.ingest.lock();
+                (status.safekeeper, status.error, status.stopped) = (None, Some(error.to_string()), true);
+                return;
+            }
+            Err(error) => error.to_string(),
+        };
+        tracing::debug!(tenant = %timeline.tenant, timeline = %timeline.id, safekeeper = %address, error, "left a safekeeper");
+        {
+            let mut status = timeline.ingest.lock();
+            status.safekeeper = None;
+            status.error = Some(format!("safekeeper {address}: {error}"));
+        }
+        back_off = if timeline.last_record_lsn() > before { BACK_OFF_MIN } else { (back_off * 2).min(BACK_OFF_MAX) };
+        next = (next + 1) % safekeepers.len();
+        let jitter = back_off.mul_f64(0.5 + random_below(1000) as f64 / 1000.0);
+        tokio::select! {
+            () = tokio::time::sleep(jitter) => {}
+            () = shutdown.wait() => return,
+        }
+    }
+}
+
+async fn follow(timeline: &Arc<Timeline>, address: &Address) -> Result<(), FollowError> {
+    let start = timeline.last_record_lsn();
+    let options = ConnectOptions::new(address.clone())
+        .parameter("replication", "true")
+        .parameter("application_name", "pageserver")
+        .setting("ogel.tenant", timeline.tenant)
+        .setting("ogel.timeline", timeline.id)
+        .setting("ogel.reader", "pageserver");
+    let client = Client::connect(&options).await?;
+    let (reader, writer) = client.copy_both(&format!("START_REPLICATION PHYSICAL {start} TIMELINE 1")).await?;
+    {
+        let mut status = timeline.ingest.lock();
+        status.safekeeper = Some(address.to_string());
+        status.error = None;
+    }
+    tracing::info!(tenant = %timeline.tenant, timeline = %timeline.id, safekeeper = %address, lsn = %start, "following");
+    let decoder = Decoder::new(timeline.clone(), start)?;
+    Follower { timeline, reader, writer, decoder, last_heard: Instant::now(), waited_since: None, flusher: None }
+        .run()
+        .await
+}
+
+/// One connection to one safekeeper.
+struct Follower<'a> {
+    timeline: &'a Arc<Timeline>,
+    reader: CopyBothReader,
+    writer: CopyBothWriter,
+    decoder: Decoder,
+    last_heard: Instant,
+    /// Since when somebody waits for more than has come.
+    waited_since: Option<Instant>,
+    flusher: Option<tokio::task::JoinHandle<anyhow::Result<()>>>,
+}
+
+impl Follower<'_> {
+    async fn run(mut self) -> Result<(), FollowError> {
+        let mut tick = tokio::time::interval(FEEDBACK_INTERVAL);
+        loop {
+            tokio::select! {
+                piece = self.reader.receive() => {
+                    let Some(piece) = piece? else { return Ok(()) };
+                    self.last_heard = Instant::now();
+                    self.take_all(SafekeeperMessage::parse(piece)?)?;
+                    self.send_feedback().await?;
+                }
+                _ = tick.tick() => {
+                    self.check_progress()?;
+                    self.send_feedback().await?;
+                }
+            }
+            self.freeze_and_flush().await?;
+        }
+    }
+
+    /// Takes a message and those that have already arrived behind it, WAL in one go.
+    fn take_all(&mut self, first: SafekeeperMessage) -> Result<(), FollowError> {
+        let mut message = Some(first);
+        let mut fed_bytes = 0;
+        while let Some(current) = message.take() {
+            match current {
+                SafekeeperMessage::Wal { start, commit_lsn, data } => {
+                    fed_bytes += data.len();
+                    self.timeline.ingest.lock().commit_lsn = commit_lsn;
+                    self.decoder.feed(start, data)?;
+                }
+                SafekeeperMessage::Keepalive { commit_lsn } => self.timeline.ingest.lock().commit_lsn = commit_lsn,
+                SafekeeperMessage::Terms(history) => {
+                    // What was fed before belongs to terms already known.
+                    self.decode()?;
+                    tokio::task::block_in_place(|| self.timeline.learn_terms(history)).map_err(FollowError::Disk)?;
+                }
+            }
+            if fed_bytes < MAX_CHUNK_BYTES {
+                message = self.reader.receive_buffered()?.map(SafekeeperMessage::parse).transpose()?;
+            }
+        }
+        self.decode()
+    }
+
+    fn decode(&mut self) -> Result<(), FollowError> {
+        Ok(tokio::task::block_in_place(|| self.decoder.decode())?)
+    }
+
+    fn check_progress(&mut self) -> Result<(), FollowError> {
+        if self.last_heard.elapsed() > SILENCE_LIMIT {
+            return Err(FollowError::Silent);
+        }
+        let reached = self.timeline.last_record_lsn();
+        match (self.timeline.waiters.farthest(), self.waited_since) {
+            (None, _) => self.waited_since = None,
+            (Some(_), None) => self.waited_since = Some(Instant::now()),
+            (Some(_), Some(since)) if since.elapsed() > STALL_LIMIT && self.decoder.idle_for() > STALL_LIMIT => {
+                return Err(FollowError::Stalled(reached));
+            }
+            _ => {}
+        }
+        Ok(())
+    }
+
+    async fn send_feedback(&mut self) -> Result<(), WireError> {
+        let timeline = self.timeline;
+        let disk_consistent = timeline.disk_consistent_lsn();
+        self.writer.write(|body| {
+            body.put_u8(b'p');
+            body.put_u64(timeline.last_record_lsn().0);
+            body.put_u64(disk_consistent.0);
+            body.put_u64(timeline.remote_consistent_lsn().0);
+        });
+        self.writer.flush().await
+    }
+
+    async fn freeze_and_flush(&mut self) -> Result<(), FollowError> {
+        if self.timeline.should_freeze() {
+            self.timeline.freeze();
+        }
+        let finished = self.flusher.take_if(|flusher| flusher.is_finished());
+        if let Some(flusher) = finished {
+            flushed(flusher.await)?;
+        }
+        if self.timeline.frozen_layers() > 0 && self.flusher.is_none() {
+            let timeline = self.timeline.clone();
+            self.flusher = Some(tokio::task::spawn_blocking(move || timeline.flush_frozen()));
+        }
+        if self.timeline.frozen_layers() > MAX_FROZEN {
+            if let Some(flusher) = self.flusher.take() {
+                flushed(flusher.await)?;
+            }
+        }
+        Ok(())
+    }
+}
+
+fn flushed(result: Result<anyhow::Result<()>, tokio::task::JoinError>) -> Result<(), FollowError> {
+    result.unwrap_or_else(|join| Err(anyhow::anyhow!("the flush failed: {join}"))).map_err(FollowError::Disk)
+}
+
+/// A random number below `limit`, to spread timelines over safekeepers and retries over time.
+fn random_below(limit: usize) -> usize {
+    getrandom::u32().map_or(0, |number| number as usize % limit.max(1))
+}

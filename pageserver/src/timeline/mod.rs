@@ -1,0 +1,413 @@
+//! Timelines: one branch's history each.
+//!
+//! - [`Timeline`]: its layers, positions and state; opened from its folder.
+//! - `ingest`: follows a safekeeper, decodes, hands effects to `effects`, which turns them into versions of keys.
+//! - `flush`: freezes the open layer and writes frozen ones to files.
+//! - `read`: pages, sizes, segments at an LSN.
+//! - [`metadata`]: what survives a restart. [`state`]: the running state that decoding resumes from.
+//!
+//! Positions: `start_lsn ≤ disk_consistent_lsn ≤ last_record_lsn`. Readers read at or below `last_record_lsn`, which advances only after
+//! everything of the record is in the open layer.
+
+mod effects;
+mod flush;
+mod ingest;
+pub mod metadata;
+mod page_cache;
+mod read;
+pub mod state;
+mod terms;
+mod waiters;
+
+use std::{
+    collections::BTreeMap,
+    path::{Path, PathBuf},
+    sync::{
+        Arc,
+        atomic::{AtomicU64, Ordering},
+    },
+    time::Duration,
+};
+
+use anyhow::{Context, bail};
+use ogel_ids::{Lsn, TenantId, Term, TimelineId};
+use ogel_service::Shutdown;
+use parking_lot::{Mutex, RwLock};
+use tokio::sync::watch;
+
+pub use effects::EffectWriter;
+pub(crate) use flush::layer_file_name;
+pub use ingest::{IngestStatus, run as run_ingest};
+use metadata::{TermStart, TimelineMetadata};
+pub use page_cache::PageCache;
+pub use read::ReadError;
+use state::RunningState;
+use waiters::Waiters;
+
+use crate::{
+    keyspace::Key,
+    layer::{
+        Io,
+        file::{BlockCache, LayerFile},
+        map::{LayerMap, sort_newest_first},
+        memory::MemoryLayer,
+    },
+};
+
+/// Folder of the layer files within a timeline's folder.
+pub const LAYERS_FOLDER: &str = "layers";
+/// File with the WAL from the start of `start_lsn`'s segment up to `start_lsn`.
+pub const WAL_PREFIX_FILE: &str = "wal_prefix";
+/// File with the `pg_control` that the timeline was created with.
+pub const CONTROL_FILE: &str = "pg_control";
+/// Damaged pages that are remembered by name; beyond it they are only counted.
+const MAX_DAMAGED_NAMED: usize = 1000;
+
+/// When the open layer is frozen.
+#[derive(Debug, Clone, Copy)]
+pub struct FreezeLimits {
+    /// Memory that it takes.
+    pub size_bytes: usize,
+    /// WAL that it covers.
+    pub wal_bytes: u64,
+    /// Time since it was opened.
+    pub age: Duration,
+    /// Memory of all open layers together: above it the layer that grows is frozen.
+    pub all_open_bytes: usize,
+}
+
+/// What all timelines of a process share.
+pub struct Environment {
+    /// Blocks of layer files.
+    pub block_cache: Arc<BlockCache>,
+    /// Rebuilt pages.
+    pub page_cache: PageCache,
+    /// When to freeze.
+    pub freeze: FreezeLimits,
+    /// Whether blocks of layer files are compressed.
+    pub compress: bool,
+    /// Memory of all open and frozen layers.
+    pub open_bytes: AtomicU64,
+    /// Numbers for opened timelines.
+    pub next_timeline: AtomicU64,
+    /// What is counted.
+    pub metrics: crate::metrics::Metrics,
+}
+
+/// The newest record ingested.
+#[derive(Debug, Clone)]
+pub struct Head {
+    /// Its end: `last_record_lsn`.
+    pub lsn: Lsn,
+    /// State there.
+    pub state: RunningState,
+}
+
+/// An open timeline.
+pub struct Timeline {
+    /// Owner.
+    pub tenant: TenantId,
+    /// Itself.
+    pub id: TimelineId,
+    /// PostgreSQL's `system_identifier`.
+    pub system_identifier: u64,
+    /// Such as 170011.
+    pub pg_version_num: u32,
+    /// Bytes of a WAL segment.
+    pub wal_segment_size: u32,
+    /// Where its WAL begins.
+    pub start_lsn: Lsn,
+    folder: PathBuf,
+    environment: Arc<Environment>,
+    number: u64,
+    layers: RwLock<Arc<LayerMap>>,
+    head: Mutex<Head>,
+    last_record_lsn: AtomicU64,
+    waiters: Waiters,
+    terms: watch::Sender<Arc<[TermStart]>>,
+    /// What `timeline.json` holds.
+    durable: Mutex<TimelineMetadata>,
+    disk_consistent_lsn: AtomicU64,
+    logical_size_bytes: AtomicU64,
+    /// Held while frozen layers are written, one at a time.
+    flush: Mutex<()>,
+    ingest: Mutex<IngestStatus>,
+    damaged: Mutex<DamagedPages>,
+}
+
+/// Pages that could not be rebuilt.
+#[derive(Debug, Default, Clone)]
+pub struct DamagedPages {
+    /// Which, and why; the first [`MAX_DAMAGED_NAMED`].
+    pub named: BTreeMap<String, String>,
+    /// How many beyond those.
+    pub unnamed: u64,
+}
+
+/// Why a wait for an LSN ended without it.
+#[derive(Debug, thiserror::Error)]
+pub enum WaitError {
+    /// It lies beyond the start of a later term: this compute has been replaced.
+    #[error("term {term} has ended at {fence}, where a later one began: {asked} will never be this compute's")]
+    Fenced {
+        /// The compute's.
+        term: Term,
+        /// Start of the next.
+        fence: Lsn,
+        /// What was asked for.
+        asked: Lsn,
+    },
+    /// It has not come in time; asking again may help.
+    #[error("the WAL up to {asked} has not arrived within {seconds} s (it is here up to {reached}){because}")]
+    TimedOut {
+        /// What was asked for.
+        asked: Lsn,
+        /// Where ingest stands.
+        reached: Lsn,
+        /// How long was waited.
+        seconds: u64,
+        /// Why ingest stands, when known.
+        because: String,
+    },
+    /// The server stops.
+    #[error("the server is shutting down")]
+    ShuttingDown,
+}
+
+impl Timeline {
+    /// Opens the timeline in `folder`: reads its metadata, opens its layers, removes files that no metadata names.
+    pub fn open(
+        folder: &Path,
+        tenant: TenantId,
+        id: TimelineId,
+        environment: Arc<Environment>,
+    ) -> anyhow::Result<Arc<Timeline>> {
+        let metadata = TimelineMetadata::load(folder, tenant, id)?;
+        remove_leftovers(folder, &metadata)?;
+        let mut files = Vec::with_capacity(metadata.layers.len());
+        for entry in &metadata.layers {
+            let path = folder.join(LAYERS_FOLDER).join(&entry.file);
+            let file = LayerFile::open(&path, &entry.header(tenant, id), environment.block_cache.clone())?;
+            files.push(Arc::new(file));
+        }
+        sort_newest_first(&mut files);
+        let at = metadata.disk_consistent_lsn;
+        let layers = LayerMap { open: Arc::new(MemoryLayer::new(at)), frozen: Vec::new(), files };
+        let state = state_at(&layers, at)?;
+        let (terms, _) = watch::channel(metadata.term_history.clone().into());
+        Ok(Arc::new(Timeline {
+            tenant,
+            id,
+            system_identifier: metadata.system_identifier,
+            pg_version_num: metadata.pg_version_num,
+            wal_segment_size: metadata.wal_segment_size,
+            start_lsn: metadata.start_lsn,
+            folder: folder.to_owned(),
+            number: environment.next_timeline.fetch_add(1, Ordering::Relaxed),
+            environment,
+            layers: RwLock::new(Arc::new(layers)),
+            head: Mutex::new(Head { lsn: at, state }),
+            last_record_lsn: AtomicU64::new(at.0),
+            waiters: Waiters::new(at),
+            terms,
+            disk_consistent_lsn: AtomicU64::new(at.0),
+            logical_size_bytes: AtomicU64::new(metadata.logical_size_bytes),
+            durable: Mutex::new(metadata),
+            flush: Mutex::new(()),
+            ingest: Mutex::default(),
+            damaged: Mutex::default(),
+        }))
+    }
+
+    /// How far WAL has been ingested.
+    pub fn last_record_lsn(&self) -> Lsn {
+        Lsn(self.last_record_lsn.load(Ordering::Acquire))
+    }
+
+    /// How far it is in files; a restart resumes here.
+    pub fn disk_consistent_lsn(&self) -> Lsn {
+        Lsn(self.disk_consistent_lsn.load(Ordering::Acquire))
+    }
+
+    /// How far it is in the object store; safekeepers may drop WAL below. 0: nothing is anywhere but on this disk.
+    pub fn remote_consistent_lsn(&self) -> Lsn {
+        Lsn::INVALID
+    }
+
+    /// Sum of all relation sizes at `last_record_lsn`.
+    pub fn logical_size_bytes(&self) -> u64 {
+        self.logical_size_bytes.load(Ordering::Relaxed)
+    }
+
+    /// The newest record and the state after it.
+    pub fn head(&self) -> Head {
+        self.head.lock().clone()
+    }
+
+    /// The running state at the end of exactly this record, when it is known.
+    pub fn state_at(&self, lsn: Lsn) -> anyhow::Result<RunningState> {
+        let head = self.head();
+        if head.lsn == lsn { Ok(head.state) } else { state_at(&self.pin_layers(), lsn) }
+    }
+
+    /// All known terms.
+    pub fn term_history(&self) -> Arc<[TermStart]> {
+        self.terms.borrow().clone()
+    }
+
+    /// Start of the first term later than this one.
+    pub fn fence(&self, term: Term) -> Option<Lsn> {
+        terms::fence(&self.terms.borrow(), term)
+    }
+
+    /// What ingest is doing.
+    pub fn ingest_status(&self) -> IngestStatus {
+        self.ingest.lock().clone()
+    }
+
+    /// Pages that could not be rebuilt so far.
+    pub fn damaged_pages(&self) -> DamagedPages {
+        self.damaged.lock().clone()
+    }
+
+    /// WAL from the start of `start_lsn`'s segment up to `start_lsn`. Blocks.
+    pub fn wal_prefix(&self) -> std::io::Result<Vec<u8>> {
+        std::fs::read(self.folder.join(WAL_PREFIX_FILE))
+    }
+
+    /// The `pg_control` that the timeline was created with. Blocks.
+    pub fn original_control_file(&self) -> std::io::Result<Vec<u8>> {
+        std::fs::read(self.folder.join(CONTROL_FILE))
+    }
+
+    /// Waits until `lsn` is ingested, for a compute of `term`.
+    pub async fn wait_for(
+        &self,
+        lsn: Lsn,
+        term: Term,
+        timeout: Duration,
+        shutdown: &Shutdown,
+    ) -> Result<(), WaitError> {
+        let lsn = lsn.record_end(u64::from(self.wal_segment_size));
+        let mut terms = self.terms.subscribe();
+        let fenced = || match self.fence(term) {
+            Some(fence) if lsn > fence => Err(WaitError::Fenced { term, fence, asked: lsn }),
+            _ => Ok(()),
+        };
+        fenced()?;
+        let Some(mut ticket) = self.waiters.queue(lsn) else { return Ok(()) };
+        let deadline = tokio::time::sleep(timeout);
+        tokio::pin!(deadline);
+        loop {
+            tokio::select! {
+                () = ticket.reached() => return fenced(),
+                _ = terms.changed() => fenced()?,
+                () = shutdown.wait() => return Err(WaitError::ShuttingDown),
+                () = &mut deadline => {
+                    let because = self.ingest.lock().error.as_ref().map_or(String::new(), |error| format!(": {error}"));
+                    let (reached, seconds) = (self.last_record_lsn(), timeout.as_secs());
+                    return Err(WaitError::TimedOut { asked: lsn, reached, seconds, because });
+                }
+            }
+        }
+    }
+
+    fn pin_layers(&self) -> Arc<LayerMap> {
+        self.layers.read().clone()
+    }
+
+    /// Everything up to the end of the head's record is in the open layer: readers may see it.
+    fn advance(&self, head: Head) {
+        let lsn = head.lsn;
+        *self.head.lock() = head;
+        self.last_record_lsn.store(lsn.0, Ordering::Release);
+        self.waiters.advance(lsn);
+    }
+
+    /// Takes a term history that a safekeeper announced. On disk when this returns; only then may WAL of its terms be ingested.
+    fn learn_terms(&self, history: Vec<TermStart>) -> anyhow::Result<()> {
+        if !terms::is_ordered(&history) {
+            bail!("the safekeeper announced a term history that is not in order: {history:?}");
+        }
+        let mut durable = self.durable.lock();
+        if durable.term_history == history {
+            return Ok(());
+        }
+        // A safekeeper that lags behind knows less; forgetting a term would let its predecessor read too far.
+        if history.last().map(|last| last.term) < durable.term_history.last().map(|last| last.term) {
+            return Ok(());
+        }
+        let updated = TimelineMetadata { term_history: history, ..durable.clone() };
+        updated.store(&self.folder).context("the term history cannot be stored")?;
+        *durable = updated;
+        self.terms.send_replace(durable.term_history.clone().into());
+        Ok(())
+    }
+
+    fn remember_damaged(&self, what: &ReadError, page: String) {
+        let mut damaged = self.damaged.lock();
+        if damaged.named.contains_key(&page) {
+            return;
+        }
+        tracing::error!(tenant = %self.tenant, timeline = %self.id, page, error = %what, "page cannot be served");
+        self.environment.metrics.damaged_pages.inc();
+        if damaged.named.len() < MAX_DAMAGED_NAMED {
+            damaged.named.insert(page, what.to_string());
+        } else {
+            damaged.unnamed += 1;
+        }
+    }
+}
+
+/// The state stored for exactly this LSN.
+fn state_at(layers: &LayerMap, lsn: Lsn) -> anyhow::Result<RunningState> {
+    let found = read::newest_image(layers, &Key::checkpoint(), lsn, Io::MayBlock)?;
+    match found {
+        Some((version, bytes)) if version == lsn => {
+            RunningState::decode(&bytes).map_err(|error| anyhow::anyhow!("running state at {lsn}: {error}"))
+        }
+        _ => bail!(
+            "the running state at {lsn} is not known: only the newest position, ends of layers and clean shutdowns have it"
+        ),
+    }
+}
+
+fn remove_leftovers(folder: &Path, metadata: &TimelineMetadata) -> anyhow::Result<()> {
+    for entry in
+        std::fs::read_dir(folder.join(LAYERS_FOLDER)).context("the folder of the layer files cannot be read")?
+    {
+        let entry = entry?;
+        let name = entry.file_name();
+        if !metadata.layers.iter().any(|layer| name == layer.file.as_str()) {
+            tracing::info!(file = %entry.path().display(), "removing a layer file that was left unfinished");
+            std::fs::remove_file(entry.path())?;
+        }
+    }
+    Ok(())
+}
+
+/// Layers in numbers.
+#[derive(Debug, Clone, Copy, serde::Serialize)]
+pub struct LayerSummary {
+    /// On disk.
+    pub files: usize,
+    /// Bytes of those.
+    pub file_bytes: u64,
+    /// Waiting to be written.
+    pub frozen: usize,
+    /// Memory of the open one.
+    pub open_bytes: usize,
+}
+
+impl Timeline {
+    /// What layers there are.
+    pub fn layer_summary(&self) -> LayerSummary {
+        let layers = self.pin_layers();
+        LayerSummary {
+            files: layers.files.len(),
+            file_bytes: layers.files.iter().map(|file| file.size_bytes()).sum(),
+            frozen: layers.frozen.len(),
+            open_bytes: layers.open.size_bytes(),
+        }
+    }
+}

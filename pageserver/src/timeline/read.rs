@@ -1,0 +1,221 @@
+//! Reads at an LSN.
+
+use std::collections::BTreeMap;
+
+use bytes::Bytes;
+use ogel_ids::Lsn;
+use wal_decoder::{
+    key::{PAGE_SIZE, Page, RelFork, SlruKind},
+    redo::{self, PageRef, RedoError},
+};
+
+use super::Timeline;
+use crate::{
+    keyspace::{Key, KeyRange},
+    layer::{
+        Io,
+        file::LayerError,
+        map::LayerMap,
+        reconstruct::{Reconstruction, Scan},
+    },
+};
+
+/// Why something cannot be read.
+#[derive(Debug, thiserror::Error)]
+pub enum ReadError {
+    /// A layer file cannot be read (or, with [`Io::MemoryOnly`], not without waiting).
+    #[error(transparent)]
+    Layer(#[from] LayerError),
+    /// A record cannot be applied to its page.
+    #[error("{page} at {lsn}: {error}")]
+    Redo {
+        /// Which page.
+        page: String,
+        /// End of the record that failed.
+        lsn: Lsn,
+        /// What was wrong.
+        error: RedoError,
+    },
+    /// A stored value has an impossible form.
+    #[error("{what} is stored with an impossible length of {len} bytes: a layer file is damaged")]
+    BadValue {
+        /// Which value.
+        what: String,
+        /// Its length.
+        len: usize,
+    },
+}
+
+impl ReadError {
+    /// The read must be repeated on a thread that may block.
+    pub fn would_block(&self) -> bool {
+        matches!(self, ReadError::Layer(LayerError::WouldBlock))
+    }
+}
+
+/// The newest version of a key that holds images only, and its LSN.
+pub(super) fn newest_image(layers: &LayerMap, key: &Key, at: Lsn, io: Io) -> Result<Option<(Lsn, Bytes)>, LayerError> {
+    let unknown = |_| None;
+    let mut reconstruction = Reconstruction::new(&unknown);
+    collect(layers, key, at, &mut reconstruction, io)?;
+    Ok(reconstruction.newest().zip(reconstruction.base))
+}
+
+/// Visits the layers from the newest to the oldest until `reconstruction` has enough.
+fn collect(
+    layers: &LayerMap,
+    key: &Key,
+    at: Lsn,
+    reconstruction: &mut Reconstruction<'_>,
+    io: Io,
+) -> Result<(), LayerError> {
+    for layer in std::iter::once(&layers.open).chain(&layers.frozen) {
+        if layer.start < at {
+            layer.visit(key, at, reconstruction);
+            if reconstruction.is_done() {
+                return Ok(());
+            }
+        }
+    }
+    for file in &layers.files {
+        let header = file.header();
+        let reaches = header.lsns.start < at || header.lsns.end <= at;
+        if reaches && header.keys.contains(key) {
+            file.visit(key, at, reconstruction, io)?;
+            if reconstruction.is_done() {
+                return Ok(());
+            }
+        }
+    }
+    Ok(())
+}
+
+impl Timeline {
+    /// The value of a key that holds images only.
+    pub fn read_value(&self, key: &Key, at: Lsn, io: Io) -> Result<Option<Bytes>, ReadError> {
+        Ok(newest_image(&self.pin_layers(), key, at, io)?.map(|(_, value)| value))
+    }
+
+    /// All values of a range of keys that hold images only.
+    pub fn scan(&self, range: KeyRange, at: Lsn, io: Io) -> Result<BTreeMap<Key, Bytes>, ReadError> {
+        let layers = self.pin_layers();
+        let mut scan = Scan::new(range, at);
+        for layer in std::iter::once(&layers.open).chain(&layers.frozen) {
+            layer.scan(&mut scan);
+        }
+        for file in layers.files.iter().filter(|file| file.header().keys.overlaps(&range)) {
+            file.scan(&mut scan, io)?;
+        }
+        Ok(scan.finish())
+    }
+
+    /// Blocks of a fork; `None` when it does not exist.
+    pub fn rel_size(&self, rel: RelFork, at: Lsn, io: Io) -> Result<Option<u32>, ReadError> {
+        self.read_number(&Key::rel_size(rel), at, io)
+    }
+
+    /// Pages of an SLRU segment; `None` when it does not exist.
+    pub fn slru_size(&self, kind: SlruKind, segment: u32, at: Lsn, io: Io) -> Result<Option<u32>, ReadError> {
+        self.read_number(&Key::slru_size(kind, segment), at, io)
+    }
+
+    fn read_number(&self, key: &Key, at: Lsn, io: Io) -> Result<Option<u32>, ReadError> {
+        self.read_value(key, at, io)?.map(|value| number_value(key, &value)).transpose()
+    }
+
+    /// Sizes of all forks of a database, in one tablespace or (0) in all.
+    pub fn relations(&self, spc: u32, db: u32, at: Lsn, io: Io) -> Result<Vec<(RelFork, u32)>, ReadError> {
+        let range = if spc == 0 { KeyRange::all_rel_sizes() } else { KeyRange::database_sizes(spc, db) };
+        let sizes = self.scan(range, at, io)?;
+        sizes
+            .iter()
+            .filter_map(|(key, value)| key.as_rel_size().filter(|rel| rel.rel.db == db).map(|rel| (rel, key, value)))
+            .map(|(rel, key, value)| Ok((rel, number_value(key, value)?)))
+            .collect()
+    }
+
+    /// Bytes of all relations of a database, in one tablespace or (0) in all.
+    pub fn database_size(&self, spc: u32, db: u32, at: Lsn, io: Io) -> Result<u64, ReadError> {
+        let relations = self.relations(spc, db, at, io)?;
+        Ok(relations.iter().map(|(_, blocks)| u64::from(*blocks) * PAGE_SIZE as u64).sum())
+    }
+
+    /// Makes `page` the relation page as of `at`. Zeros where nothing is stored: out of range, or extended without WAL.
+    pub fn read_page(&self, rel: RelFork, block: u32, at: Lsn, page: &mut Page, io: Io) -> Result<(), ReadError> {
+        let target = PageRef { rel, block };
+        self.read_versions(Key::rel_page(rel, block), at, page, io, &|page, delta, lsn| {
+            redo::apply(page, delta, target, lsn)
+        })
+        .inspect_err(|error| self.note(error))
+    }
+
+    /// Makes `page` the SLRU page as of `at`.
+    pub fn read_slru_page(
+        &self,
+        kind: SlruKind,
+        number: u32,
+        at: Lsn,
+        page: &mut Page,
+        io: Io,
+    ) -> Result<(), ReadError> {
+        self.read_versions(Key::slru_page(kind, number), at, page, io, &|page, delta, _| {
+            redo::apply_slru(kind, page, delta)
+        })
+        .inspect_err(|error| self.note(error))
+    }
+
+    /// All pages of an SLRU segment; `None` when it does not exist.
+    pub fn slru_segment(&self, kind: SlruKind, segment: u32, at: Lsn, io: Io) -> Result<Option<Vec<u8>>, ReadError> {
+        let Some(pages) = self.slru_size(kind, segment, at, io)? else { return Ok(None) };
+        let first = segment.saturating_mul(SlruKind::PAGES_PER_SEGMENT);
+        let mut content = Vec::with_capacity(SlruKind::PAGES_PER_SEGMENT as usize * PAGE_SIZE);
+        let mut page = [0; PAGE_SIZE];
+        for number in first..first.saturating_add(pages.min(SlruKind::PAGES_PER_SEGMENT)) {
+            self.read_slru_page(kind, number, at, &mut page, io)?;
+            content.extend_from_slice(&page);
+        }
+        Ok(Some(content))
+    }
+
+    fn read_versions(
+        &self,
+        key: Key,
+        at: Lsn,
+        page: &mut Page,
+        io: Io,
+        apply: &dyn Fn(&mut Page, &[u8], Lsn) -> Result<(), RedoError>,
+    ) -> Result<(), ReadError> {
+        let cache = &self.environment.page_cache;
+        let known = |version| cache.get(self.number, &key, version);
+        let mut reconstruction = Reconstruction::new(&known);
+        collect(&self.pin_layers(), &key, at, &mut reconstruction, io)?;
+        match &reconstruction.base {
+            Some(image) if image.len() == PAGE_SIZE => page.copy_from_slice(image),
+            Some(image) => return Err(ReadError::BadValue { what: key.describe(), len: image.len() }),
+            None => page.fill(0),
+        }
+        for (lsn, delta) in reconstruction.deltas.iter().rev() {
+            apply(page, delta, *lsn).map_err(|error| ReadError::Redo { page: key.describe(), lsn: *lsn, error })?;
+        }
+        self.environment.metrics.deltas_applied.inc_by(reconstruction.deltas.len() as u64);
+        if let (Some(newest), false) = (reconstruction.newest(), reconstruction.deltas.is_empty()) {
+            cache.insert(self.number, key, newest, Bytes::copy_from_slice(&page[..]));
+        }
+        Ok(())
+    }
+
+    fn note(&self, error: &ReadError) {
+        match error {
+            ReadError::Layer(LayerError::WouldBlock | LayerError::Io { .. }) => {}
+            ReadError::Redo { page, .. } => self.remember_damaged(error, page.clone()),
+            ReadError::BadValue { what, .. } => self.remember_damaged(error, what.clone()),
+            ReadError::Layer(file) => self.remember_damaged(error, file.to_string()),
+        }
+    }
+}
+
+fn number_value(key: &Key, value: &[u8]) -> Result<u32, ReadError> {
+    let bytes: [u8; 4] =
+        value.try_into().map_err(|_| ReadError::BadValue { what: key.describe(), len: value.len() })?;
+    Ok(u32::from_be_bytes(bytes))
+}
