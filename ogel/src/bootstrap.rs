@@ -35,7 +35,8 @@ pub async fn create_timeline(http: &Http, wanted: &Wanted) -> anyhow::Result<Val
     for address in &wanted.safekeepers {
         let status = http.get(address, "/v1/status", TIMEOUT).await.with_context(|| format!("safekeeper {address}"))?;
         let member = format!("{}:{}", status["node_id"], text(&status, "store_uuid")?);
-        let existing = http.get_if_found(address, &path, TIMEOUT).await.with_context(|| format!("safekeeper {address}"))?;
+        let existing =
+            http.get_if_found(address, &path, TIMEOUT).await.with_context(|| format!("safekeeper {address}"))?;
         if let Some(existing) = &existing {
             named = Some(member_list(&existing["membership"])?);
         }
@@ -72,7 +73,10 @@ pub async fn create_timeline(http: &Http, wanted: &Wanted) -> anyhow::Result<Val
             continue;
         }
         if !members.contains(&member) {
-            eprintln!("ogel: safekeeper {address} has a new store ({member}) and stays without a vote on timeline {}", wanted.timeline);
+            eprintln!(
+                "ogel: safekeeper {address} has a new store ({member}) and stays without a vote on timeline {}",
+                wanted.timeline
+            );
             continue;
         }
         let target = format!("{path}?{query}");

@@ -35,9 +35,9 @@ impl Client {
 
     /// Connects, and says what to do when no daemon runs.
     pub async fn connect_running(layout: &Layout) -> anyhow::Result<Client> {
-        Client::connect(layout)
-            .await?
-            .with_context(|| format!("the cluster in {} is not running: start it with `ogel up`", layout.root().display()))
+        Client::connect(layout).await?.with_context(|| {
+            format!("the cluster in {} is not running: start it with `ogel up`", layout.root().display())
+        })
     }
 
     /// Asks, reports progress, returns what was done.

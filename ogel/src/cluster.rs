@@ -76,8 +76,12 @@ impl Cluster {
         let safekeepers = (1..=3).map(&mut node).collect::<anyhow::Result<_>>()?;
         let pageserver = node(1)?;
         let sql_port = if sql_port == 0 { free.take()? } else { sql_port };
-        let main =
-            Branch { name: "main".into(), timeline: TimelineId::from_bytes(random_id()?), sql_port, http_port: free.take()? };
+        let main = Branch {
+            name: "main".into(),
+            timeline: TimelineId::from_bytes(random_id()?),
+            sql_port,
+            http_port: free.take()?,
+        };
         Ok(Cluster {
             version: VERSION,
             tenant: TenantId::from_bytes(random_id()?),
@@ -100,7 +104,8 @@ impl Cluster {
         struct Versioned {
             version: u32,
         }
-        let damaged = || format!("{} is damaged: restore it, or remove the cluster with `ogel destroy`", path.display());
+        let damaged =
+            || format!("{} is damaged: restore it, or remove the cluster with `ogel destroy`", path.display());
         let Versioned { version } = serde_json::from_str(&text).with_context(damaged)?;
         if version != VERSION {
             bail!(

@@ -28,8 +28,13 @@ impl Http {
 
     /// GET of a JSON value that may not be there (404).
     pub async fn get_if_found(&self, address: &str, path: &str, limit: Duration) -> anyhow::Result<Option<Value>> {
-        let response = self.0.get(url(address, path)).timeout(limit).send().await.with_context(|| format!("GET {path}"))?;
-        if response.status() == reqwest::StatusCode::NOT_FOUND { Ok(None) } else { answer(response, path).await.map(Some) }
+        let response =
+            self.0.get(url(address, path)).timeout(limit).send().await.with_context(|| format!("GET {path}"))?;
+        if response.status() == reqwest::StatusCode::NOT_FOUND {
+            Ok(None)
+        } else {
+            answer(response, path).await.map(Some)
+        }
     }
 
     /// GET of bytes.

@@ -30,7 +30,11 @@ impl Install {
         let exe = std::env::current_exe().context("cannot tell where this program lies")?;
         let bin = exe.parent().context("this program has no folder")?.to_path_buf();
         let near = |name: &str| {
-            [Some(bin.as_path()), bin.parent()].into_iter().flatten().map(|folder| folder.join(name)).find(|path| path.exists())
+            [Some(bin.as_path()), bin.parent()]
+                .into_iter()
+                .flatten()
+                .map(|folder| folder.join(name))
+                .find(|path| path.exists())
         };
         let manifest = match std::env::var_os("OGEL_PG_MANIFEST") {
             Some(path) => PathBuf::from(path),

@@ -68,9 +68,9 @@ impl Lsn {
 
     /// Where a record that follows a record ending here begins: behind the page header where this is a bare page boundary.
     pub const fn record_start(self, segment_size_bytes: u64) -> Lsn {
-        if self.0 % segment_size_bytes == 0 {
+        if self.0.is_multiple_of(segment_size_bytes) {
             Lsn(self.0.saturating_add(PAGE_HEADER_LONG))
-        } else if self.0 % WAL_PAGE_SIZE == 0 {
+        } else if self.0.is_multiple_of(WAL_PAGE_SIZE) {
             Lsn(self.0.saturating_add(PAGE_HEADER_SHORT))
         } else {
             self

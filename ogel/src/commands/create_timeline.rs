@@ -38,9 +38,9 @@ pub async fn run(args: &Args, json: bool) -> anyhow::Result<ExitCode> {
             }
         };
         say(&format!("waiting for {address}"));
-        tokio::time::timeout(Duration::from_secs(args.wait), serves)
-            .await
-            .with_context(|| format!("{address} does not serve after {} s: check that it runs and that its name is right", args.wait))?;
+        tokio::time::timeout(Duration::from_secs(args.wait), serves).await.with_context(|| {
+            format!("{address} does not serve after {} s: check that it runs and that its name is right", args.wait)
+        })?;
     }
     let wanted = bootstrap::Wanted {
         tenant: args.tenant,

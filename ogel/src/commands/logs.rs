@@ -54,12 +54,20 @@ pub async fn run(layout: &Layout, args: &Args, json: bool) -> anyhow::Result<Exi
         }
         followed.push((name, file));
     }
-    while args.follow {
+    if args.follow {
+        follow(followed).await?;
+    }
+    Ok(ExitCode::SUCCESS)
+}
+
+/// Prints what is added to the logs until Ctrl-C.
+async fn follow(mut logs: Vec<(String, File)>) -> anyhow::Result<()> {
+    loop {
         tokio::select! {
             () = tokio::time::sleep(Duration::from_millis(200)) => {}
-            _ = tokio::signal::ctrl_c() => break,
+            _ = tokio::signal::ctrl_c() => return Ok(()),
         }
-        for (name, file) in &mut followed {
+        for (name, file) in &mut logs {
             let mut added = Vec::new();
             file.read_to_end(&mut added)?;
             for line in String::from_utf8_lossy(&added).lines() {
@@ -68,7 +76,6 @@ pub async fn run(layout: &Layout, args: &Args, json: bool) -> anyhow::Result<Exi
         }
         std::io::stdout().flush()?;
     }
-    Ok(ExitCode::SUCCESS)
 }
 
 fn find(layout: &Layout, wanted: &[String]) -> anyhow::Result<Vec<(String, PathBuf)>> {

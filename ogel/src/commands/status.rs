@@ -12,12 +12,15 @@ pub async fn run(layout: &Layout, json: bool) -> anyhow::Result<ExitCode> {
     let cluster = Cluster::load_existing(layout)?;
     let Some(mut client) = Client::connect(layout).await? else {
         let value = json!({ "dir": layout.root(), "running": false, "tenant": cluster.tenant, "nodes": [] });
-        print(json, &value, |_| format!("the cluster in {} is not running: start it with `ogel up`", layout.root().display()));
+        print(json, &value, |_| {
+            format!("the cluster in {} is not running: start it with `ogel up`", layout.root().display())
+        });
         return Ok(ExitCode::from(3));
     };
     let mut value = client.ask(&Request::Status, say).await?;
     value["running"] = true.into();
-    let healthy = value["nodes"].as_array().is_some_and(|nodes| nodes.iter().all(|node| node["process"]["phase"] == "running"));
+    let healthy =
+        value["nodes"].as_array().is_some_and(|nodes| nodes.iter().all(|node| node["process"]["phase"] == "running"));
     print(json, &value, table);
     Ok(if healthy { ExitCode::SUCCESS } else { ExitCode::from(3) })
 }
@@ -44,7 +47,8 @@ fn table(status: &Value) -> String {
 /// The positions that a node tells, and its complaint if it has one.
 fn positions(detail: &Value) -> String {
     let names = ["state", "term", "flush_lsn", "commit_lsn", "last_record_lsn", "disk_consistent_lsn", "error"];
-    let shown = names.iter().filter(|name| !detail[**name].is_null()).map(|name| format!("{name} {}", text(&detail[*name])));
+    let shown =
+        names.iter().filter(|name| !detail[**name].is_null()).map(|name| format!("{name} {}", text(&detail[*name])));
     shown.collect::<Vec<_>>().join(", ")
 }
 

@@ -72,7 +72,11 @@ fn prepare(layout: &Layout, args: &Args) -> anyhow::Result<()> {
     let space = statvfs(root).with_context(|| format!("cannot tell the free space of {}", root.display()))?;
     let free = space.blocks_available() as u64 * space.fragment_size() as u64;
     if free < MIN_FREE_BYTES {
-        bail!("only {} MiB are free for {}: at least 1 GiB is needed; free some, or choose another --dir", free >> 20, root.display());
+        bail!(
+            "only {} MiB are free for {}: at least 1 GiB is needed; free some, or choose another --dir",
+            free >> 20,
+            root.display()
+        );
     }
     if nix::unistd::geteuid().is_root()
         && let Err(folder) = install::reachable_by_others(root)
@@ -94,7 +98,10 @@ fn prepare(layout: &Layout, args: &Args) -> anyhow::Result<()> {
     };
     for branch in &cluster.branches {
         if !ports::is_free(branch.sql_port) {
-            bail!("port {} of 127.0.0.1 is in use by another program: choose another with `ogel up --port N`", branch.sql_port);
+            bail!(
+                "port {} of 127.0.0.1 is in use by another program: choose another with `ogel up --port N`",
+                branch.sql_port
+            );
         }
     }
     cluster.save(layout)
@@ -103,7 +110,11 @@ fn prepare(layout: &Layout, args: &Args) -> anyhow::Result<()> {
 fn start_daemon(layout: &Layout) -> anyhow::Result<Child> {
     use std::os::unix::process::CommandExt;
     let path = layout.log("ogel");
-    let log = OpenOptions::new().create(true).append(true).open(&path).with_context(|| format!("cannot write {}", path.display()))?;
+    let log = OpenOptions::new()
+        .create(true)
+        .append(true)
+        .open(&path)
+        .with_context(|| format!("cannot write {}", path.display()))?;
     let mut command = Command::new(std::env::current_exe()?);
     command.arg("--dir").arg(layout.root()).arg("daemon").stdin(Stdio::null()).stdout(log.try_clone()?).stderr(log);
     // SAFETY: setsid is async-signal-safe and touches no memory; it takes the daemon out of this terminal.
@@ -131,7 +142,11 @@ async fn wait_for_daemon(layout: &Layout, child: &mut Child) -> anyhow::Result<C
             bail!("the daemon ended ({status}): {}", log.lines().last().unwrap_or("it printed nothing"));
         }
         if since.elapsed() > DAEMON_TIMEOUT {
-            bail!("the daemon does not listen after {} s: see {}", DAEMON_TIMEOUT.as_secs(), layout.log("ogel").display());
+            bail!(
+                "the daemon does not listen after {} s: see {}",
+                DAEMON_TIMEOUT.as_secs(),
+                layout.log("ogel").display()
+            );
         }
         tokio::time::sleep(Duration::from_millis(5)).await;
     }

@@ -40,7 +40,10 @@ impl Daemon {
             }
         }
         let storage = self.nodes.keys().filter(|name| !name.starts_with("compute-"));
-        join_all(storage.map(|name| self.wait_until_ready(name))).await.into_iter().collect::<anyhow::Result<Vec<_>>>()?;
+        join_all(storage.map(|name| self.wait_until_ready(name)))
+            .await
+            .into_iter()
+            .collect::<anyhow::Result<Vec<_>>>()?;
 
         let mut cluster = self.cluster.lock().await;
         if !cluster.created {

@@ -157,9 +157,10 @@ impl Daemon {
     /// Stops computes first, so that their last WAL finds a quorum, then the pageserver, then the safekeepers.
     async fn stop_all(&self, immediate: bool) {
         for kind in ["compute-", "pageserver", "safekeeper-"] {
-            let stops = self.nodes.iter().filter(|(name, _)| name.starts_with(kind)).map(|(_, node)| async move {
-                if immediate { node.kill(false).await } else { node.stop(true).await }
-            });
+            let stops =
+                self.nodes.iter().filter(|(name, _)| name.starts_with(kind)).map(|(_, node)| async move {
+                    if immediate { node.kill(false).await } else { node.stop(true).await }
+                });
             for result in join_all(stops).await {
                 if let Err(error) = result {
                     eprintln!("ogel: {error:#}");

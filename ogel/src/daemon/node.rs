@@ -95,9 +95,15 @@ impl Node {
     /// Starts the task; the process waits for [`Node::start`].
     pub fn spawn(spec: Spec) -> Node {
         let (orders, inbox) = mpsc::channel(16);
-        let (publish, state) =
-            watch::channel(State { phase: Phase::Stopped, pid: None, restarts: 0, last_exit: None });
-        let task = Task { spec: spec.clone(), child: None, started: Instant::now(), restart: None, pause: RESTART_PAUSE.0, publish };
+        let (publish, state) = watch::channel(State { phase: Phase::Stopped, pid: None, restarts: 0, last_exit: None });
+        let task = Task {
+            spec: spec.clone(),
+            child: None,
+            started: Instant::now(),
+            restart: None,
+            pause: RESTART_PAUSE.0,
+            publish,
+        };
         tokio::spawn(task.run(inbox));
         Node { spec, orders, state }
     }

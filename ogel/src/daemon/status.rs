@@ -25,7 +25,11 @@ impl Daemon {
         let answers = join_all(asks.iter().map(|(name, port, path)| async move {
             let process = self.node(name).map(super::node::Node::state)?;
             let detail = match process.pid {
-                Some(_) => self.http.get(&local(*port), path, ANSWER_TIMEOUT).await.unwrap_or_else(|error| json!({ "error": format!("{error:#}") })),
+                Some(_) => self
+                    .http
+                    .get(&local(*port), path, ANSWER_TIMEOUT)
+                    .await
+                    .unwrap_or_else(|error| json!({ "error": format!("{error:#}") })),
                 None => Value::Null,
             };
             anyhow::Ok(json!({ "name": name, "process": process, "http_port": port, "detail": detail }))
