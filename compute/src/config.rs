@@ -61,6 +61,9 @@ pub struct Args {
     /// How SQL clients over TCP prove who they are [default: trust while only loopback listens, else scram-sha-256]
     #[arg(long, env = "OGEL_AUTH", value_name = "METHOD")]
     pub auth: Option<Auth>,
+    /// File with the password that the role postgres gets if it has none yet (or put it into OGEL_PASSWORD)
+    #[arg(long, env = "OGEL_PASSWORD_FILE", value_name = "FILE")]
+    pub password_file: Option<PathBuf>,
     /// PostgreSQL setting, may be repeated: --pg-setting shared_buffers=1GB (those that safety rests on are refused)
     #[arg(long = "pg-setting", env = "OGEL_PG_SETTING", value_name = "NAME=VALUE", value_delimiter = ';')]
     pub pg_settings: Vec<String>,
@@ -90,6 +93,36 @@ impl Auth {
             Self::Trust => "trust",
             Self::Scram => "scram-sha-256",
         }
+    }
+}
+
+/// A secret: never shown, never logged.
+#[derive(Clone)]
+pub struct Password(String);
+
+impl Password {
+    fn find(file: Option<&std::path::Path>) -> anyhow::Result<Option<Self>> {
+        let text = match (file, std::env::var("OGEL_PASSWORD")) {
+            (Some(path), _) => {
+                std::fs::read_to_string(path).with_context(|| format!("--password-file {}", path.display()))?
+            }
+            (None, Ok(text)) => text,
+            (None, Err(_)) => return Ok(None),
+        };
+        let text = text.trim_end_matches(['\r', '\n']);
+        ensure!(!text.contains('\0'), "the password contains a zero byte, which PostgreSQL cannot store");
+        Ok((!text.is_empty()).then(|| Self(text.to_owned())))
+    }
+
+    /// The secret itself.
+    pub fn reveal(&self) -> &str {
+        &self.0
+    }
+}
+
+impl std::fmt::Debug for Password {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("Password(…)")
     }
 }
 
@@ -133,6 +166,7 @@ pub struct Config {
     pub http_listen: Option<String>,
     pub run_user: String,
     pub auth: Auth,
+    pub password: Option<Password>,
     pub pg_settings: BTreeMap<String, String>,
     pub stop_timeout: Duration,
 }
@@ -217,6 +251,7 @@ impl TryFrom<Args> for Config {
             http_listen: args.http_listen,
             run_user: args.run_user,
             auth,
+            password: Password::find(args.password_file.as_deref())?,
             pg_settings: settings::parse_user_settings(&args.pg_settings)?,
             stop_timeout: Duration::from_secs(args.stop_timeout),
         })

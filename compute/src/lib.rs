@@ -21,6 +21,7 @@ pub mod board;
 pub mod config;
 pub mod data_dir;
 pub mod exit_code;
+pub mod first_connection;
 pub mod http;
 pub mod life;
 pub mod local_wal;

@@ -2,13 +2,11 @@
 
 use std::{
     fs,
-    path::Path,
     time::{Duration, SystemTime, UNIX_EPOCH},
 };
 
 use anyhow::{Context, anyhow};
 use ogel_ids::Lsn;
-use ogel_pgwire::{Address, Client, ConnectOptions};
 use quorum::Victory;
 
 use crate::{
@@ -16,9 +14,9 @@ use crate::{
     board::{Board, State},
     config::{Config, SqlListen},
     data_dir::{DataDir, Life},
+    first_connection::first_connection,
     local_wal::{self, LocalWal},
     postgres::{
-        SUPERUSER,
         postmaster::{Postmaster, PostmasterSpec},
         run_user::RunUser,
         settings::{self, LifeSettings},
@@ -98,11 +96,12 @@ impl Starter<'_> {
         let socket = self.life.socket_path(self.sql_listen.port);
         self.reign.attach(socket.clone(), plan.end_lsn);
         let attached = self.reign.wait_for(|state| state.attached.then_some(()));
-        let (probe, attached) = tokio::join!(probe(&socket), attached);
+        let session = first_connection(&socket, self.config.auth, self.config.password.as_ref());
+        let (session, attached) = tokio::join!(session, attached);
         if attached.is_err() {
             return std::future::pending().await;
         }
-        probe.map_err(|error| self.explain(error, log_start))
+        session.map_err(|error| self.explain(error, log_start))
     }
 
     /// Tries until it succeeds: a pageserver that is away or behind is waited for, and the status says so.
@@ -195,23 +194,6 @@ impl Starter<'_> {
         let path = self.data_dir.log_path();
         anyhow!("{error:#}; the end of its log {}: {}", path.display(), self.data_dir.log_tail(log_start))
     }
-}
-
-/// A first query; it also makes Postgres' cache of catalogs, so that the first client does not pay for it.
-async fn probe(socket: &Path) -> anyhow::Result<()> {
-    let mut options = ConnectOptions::new(Address::Unix(socket.to_owned()))
-        .parameter("user", SUPERUSER)
-        .parameter("database", "postgres")
-        .parameter("application_name", "ogel-probe");
-    options.timeout = Duration::from_secs(30);
-    let result = async {
-        let mut client = Client::connect(&options).await?;
-        client.simple_query("SELECT 1").await
-    };
-    let result =
-        tokio::time::timeout(options.timeout, result).await.context("the first query was not answered in time")?;
-    result.context("the first query failed")?;
-    Ok(())
 }
 
 fn now_s() -> i64 {

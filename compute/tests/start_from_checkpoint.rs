@@ -88,7 +88,8 @@ async fn postgres_starts_without_redo_and_keeps_wal_for_the_slot() -> anyhow::Re
     owner.write_file(&pgdata.join("pg_hba.conf"), settings::pg_hba_conf(Auth::Trust).as_bytes())?;
     owner.write_file(&pgdata.join("pg_ident.conf"), b"")?;
     let user = settings::parse_user_settings(&["shared_buffers=1MB".into()])?;
-    owner.write_file(&pgdata.join("postgresql.conf"), settings::postgresql_conf(&user, "nowhere:1", true).as_bytes())?;
+    owner
+        .write_file(&pgdata.join("postgresql.conf"), settings::postgresql_conf(&user, "nowhere:1", true).as_bytes())?;
     owner.create_dir(&pgdata.join("pg_replslot/ogel"))?;
     owner.write_file(&pgdata.join("pg_replslot/ogel/state"), &slot_file::encode(plan.checkpoint_lsn))?;
 
@@ -118,10 +119,12 @@ async fn postgres_starts_without_redo_and_keeps_wal_for_the_slot() -> anyhow::Re
     ready.with_context(|| fs::read_to_string(&log_path).unwrap_or_default())?;
 
     let socket = folder.path().join(format!(".s.PGSQL.{port}"));
-    let options = ConnectOptions::new(Address::Unix(socket)).parameter("user", "postgres").parameter("database", "postgres");
+    let options =
+        ConnectOptions::new(Address::Unix(socket)).parameter("user", "postgres").parameter("database", "postgres");
     let mut client = Client::connect(&options).await?;
     client.simple_query("CREATE TABLE kept AS SELECT 1 AS x").await?;
-    let slots = client.simple_query("SELECT slot_name, slot_type, restart_lsn, wal_status FROM pg_replication_slots").await?;
+    let slots =
+        client.simple_query("SELECT slot_name, slot_type, restart_lsn, wal_status FROM pg_replication_slots").await?;
     let row: Vec<_> = slots.rows[0].iter().flatten().map(String::as_str).collect();
     assert_eq!(row, ["ogel", "physical", &plan.checkpoint_lsn.to_string(), "reserved"]);
     let safety = client.simple_query("SHOW restart_after_crash").await?;
