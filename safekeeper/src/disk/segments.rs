@@ -1,0 +1,324 @@
+//! A timeline's WAL in PostgreSQL-named segment files.
+//!
+//! Files are made whole, with written zeros, under another name and then renamed: an append's fdatasync never has to journal an
+//! allocation, and lack of space shows before a byte is promised. A segment file is therefore always full-sized; behind the
+//! written end it holds zeros, which is how `pg_waldump` and the restart scan know the end.
+
+use std::{
+    collections::BTreeMap,
+    fs::{self, File, OpenOptions},
+    io::{self, Write},
+    os::unix::fs::FileExt,
+    path::{Path, PathBuf},
+    sync::{
+        Arc, Mutex, PoisonError,
+        atomic::{AtomicU64, Ordering},
+    },
+};
+
+use ogel_ids::Lsn;
+use ogel_service::durable_file;
+
+/// Bytes written and flushed at a time while a segment is made: the disk's queue stays short for commits.
+const FILL_STEP_BYTES: usize = 1 << 20;
+/// Piece in which a cut segment is searched for bytes that are not zero.
+const ZERO_STEP_BYTES: usize = 64 << 10;
+
+/// Why WAL could not be written.
+#[derive(Debug, thiserror::Error)]
+pub enum SegmentError {
+    /// No room for the next segment; nothing was written, try again when there is.
+    #[error("no disk space for WAL segment {0}")]
+    NoSpace(String),
+    /// The disk failed. What is on it is unknown: the process must end and read it anew.
+    #[error("WAL segment {name}: {error}")]
+    Io {
+        /// File name.
+        name: String,
+        /// What the system said.
+        error: io::Error,
+    },
+}
+
+/// Makes and finds segment files; shared by the writer and by the task that makes segments ahead.
+#[derive(Debug)]
+pub struct SegmentFolder {
+    path: PathBuf,
+    segment_size_bytes: u64,
+    sync: bool,
+    /// Held while a segment is made, so that it is made once.
+    making: Mutex<()>,
+    /// Highest segment that was begun to be made ahead.
+    ahead: AtomicU64,
+}
+
+impl SegmentFolder {
+    /// `sync` = false leaves out every flush, for tests.
+    pub fn new(path: PathBuf, segment_size_bytes: u64, sync: bool) -> Self {
+        Self { path, segment_size_bytes, sync, making: Mutex::new(()), ahead: AtomicU64::new(0) }
+    }
+
+    /// Bytes of a segment.
+    pub fn segment_size_bytes(&self) -> u64 {
+        self.segment_size_bytes
+    }
+
+    /// Whether flushes are done.
+    pub fn syncs(&self) -> bool {
+        self.sync
+    }
+
+    /// The folder.
+    pub fn path(&self) -> &Path {
+        &self.path
+    }
+
+    /// Says, and notes, whether somebody makes segment `number` ahead already.
+    pub fn ahead_begun(&self, number: u64) -> bool {
+        self.ahead.fetch_max(number, Ordering::Relaxed) >= number
+    }
+
+    /// Segments behind `number` are gone.
+    fn forget_ahead(&self, number: u64) {
+        self.ahead.store(number, Ordering::Relaxed);
+    }
+
+    /// Where segment `number` is.
+    pub fn segment_path(&self, number: u64) -> PathBuf {
+        self.path.join(self.segment_name(number))
+    }
+
+    fn segment_name(&self, number: u64) -> String {
+        Lsn(number * self.segment_size_bytes).segment_file_name(self.segment_size_bytes)
+    }
+
+    fn failed(&self, number: u64) -> impl Fn(io::Error) -> SegmentError {
+        let name = self.segment_name(number);
+        move |error| match error.kind() {
+            io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded => SegmentError::NoSpace(name.clone()),
+            _ => SegmentError::Io { name: name.clone(), error },
+        }
+    }
+
+    /// Makes the segment unless it is there, with `prefix` at its start; on return it is durable.
+    pub fn make(&self, number: u64, prefix: &[u8]) -> Result<(), SegmentError> {
+        let _making = self.making.lock().unwrap_or_else(PoisonError::into_inner);
+        let path = self.segment_path(number);
+        if path.exists() {
+            return Ok(());
+        }
+        let partial = self.path.join(format!(".{}.partial", self.segment_name(number)));
+        self.fill(&partial, prefix)
+            .and_then(|()| fs::rename(&partial, &path))
+            .and_then(|()| if self.sync { durable_file::sync_folder(&self.path) } else { Ok(()) })
+            .map_err(|error| {
+                let _ = fs::remove_file(&partial); // gives the space back; the error above is the one to report
+                self.failed(number)(error)
+            })
+    }
+
+    fn fill(&self, path: &Path, prefix: &[u8]) -> io::Result<()> {
+        let mut file = File::create(path)?;
+        file.write_all(prefix)?;
+        let zeros = vec![0; FILL_STEP_BYTES];
+        let mut missing = self.segment_size_bytes - prefix.len() as u64;
+        while missing > 0 {
+            let step = missing.min(FILL_STEP_BYTES as u64);
+            file.write_all(&zeros[..step as usize])?;
+            if self.sync {
+                file.sync_data()?;
+            }
+            missing -= step;
+        }
+        if self.sync { file.sync_all() } else { Ok(()) }
+    }
+
+    /// Numbers of the segments that are there, rising.
+    pub fn numbers(&self) -> io::Result<Vec<u64>> {
+        let per_id = 0x1_0000_0000 / self.segment_size_bytes;
+        let mut numbers = Vec::new();
+        for entry in fs::read_dir(&self.path)? {
+            let name = entry?.file_name();
+            let Some(name) = name.to_str().filter(|name| name.len() == 24 && name.starts_with("00000001")) else {
+                continue;
+            };
+            let part = |range| u64::from_str_radix(&name[range], 16).ok();
+            if let (Some(id), Some(low)) = (part(8..16), part(16..24))
+                && low < per_id
+            {
+                numbers.push(id * per_id + low);
+            }
+        }
+        numbers.sort_unstable();
+        Ok(numbers)
+    }
+
+    /// Reads from `at` up to the end of `into` or of the segment, whichever comes first.
+    pub fn read(&self, at: Lsn, into: &mut [u8]) -> io::Result<usize> {
+        SegmentReader::default().read(self, at, into)
+    }
+}
+
+/// Reads WAL; keeps the last segment open.
+#[derive(Debug, Default)]
+pub struct SegmentReader {
+    open: Option<(u64, File)>,
+}
+
+impl SegmentReader {
+    /// Reads from `at` up to the end of `into` or of the segment, whichever comes first.
+    pub fn read(&mut self, folder: &SegmentFolder, at: Lsn, into: &mut [u8]) -> io::Result<usize> {
+        let size = folder.segment_size_bytes;
+        let number = at.segment_number(size);
+        if self.open.as_ref().is_none_or(|(open, _)| *open != number) {
+            self.open = Some((number, File::open(folder.segment_path(number))?));
+        }
+        let (_, file) = self.open.as_ref().expect("it was opened above");
+        let count = (into.len() as u64).min(size - at.segment_offset(size)) as usize;
+        file.read_exact_at(&mut into[..count], at.segment_offset(size))?;
+        Ok(count)
+    }
+}
+
+/// Writes WAL. One per timeline, used by one thread at a time.
+#[derive(Debug)]
+pub struct SegmentWriter {
+    folder: Arc<SegmentFolder>,
+    /// Segments written to since the last sync, and the one written last.
+    open: BTreeMap<u64, File>,
+}
+
+impl SegmentWriter {
+    /// A writer that has nothing open.
+    pub fn new(folder: Arc<SegmentFolder>) -> Self {
+        Self { folder, open: BTreeMap::new() }
+    }
+
+    /// Makes every segment that `[begin, end)` touches, before any of its bytes is written.
+    pub fn make_room(&self, begin: Lsn, end: Lsn) -> Result<(), SegmentError> {
+        let size = self.folder.segment_size_bytes;
+        if begin >= end {
+            return Ok(());
+        }
+        (begin.segment_number(size)..=Lsn(end.0 - 1).segment_number(size))
+            .try_for_each(|number| if self.open.contains_key(&number) { Ok(()) } else { self.folder.make(number, &[]) })
+    }
+
+    /// Writes bytes at `begin`; they are durable after [`SegmentWriter::sync`].
+    pub fn write(&mut self, begin: Lsn, mut bytes: &[u8]) -> Result<(), SegmentError> {
+        let size = self.folder.segment_size_bytes;
+        let mut at = begin;
+        while !bytes.is_empty() {
+            let (number, offset) = (at.segment_number(size), at.segment_offset(size));
+            let count = (bytes.len() as u64).min(size - offset) as usize;
+            // The room was made: from here on a failure is a failing disk.
+            let failed = |error| SegmentError::Io { name: self.folder.segment_name(number), error };
+            let file = match self.open.entry(number) {
+                std::collections::btree_map::Entry::Occupied(entry) => entry.into_mut(),
+                std::collections::btree_map::Entry::Vacant(entry) => entry.insert(
+                    OpenOptions::new().write(true).read(true).open(self.folder.segment_path(number)).map_err(failed)?,
+                ),
+            };
+            file.write_all_at(&bytes[..count], offset).map_err(failed)?;
+            at = Lsn(at.0 + count as u64);
+            bytes = &bytes[count..];
+        }
+        Ok(())
+    }
+
+    /// Makes everything written durable.
+    pub fn sync(&mut self) -> Result<(), SegmentError> {
+        for (number, file) in &self.open {
+            if self.folder.sync {
+                let failed = |error| SegmentError::Io { name: self.folder.segment_name(*number), error };
+                file.sync_data().map_err(failed)?;
+            }
+        }
+        while self.open.len() > 1 {
+            self.open.pop_first();
+        }
+        Ok(())
+    }
+
+    /// Closes the files of an idle timeline. Only after a sync.
+    pub fn close(&mut self) {
+        self.open.clear();
+    }
+
+    /// Zeroes everything from `cut` on and makes that durable (H2): later segments are removed from the last one down, so that a
+    /// crash in between leaves a log that is merely shorter.
+    pub fn cut(&mut self, cut: Lsn) -> io::Result<()> {
+        self.open.clear();
+        let size = self.folder.segment_size_bytes;
+        let first = cut.segment_number(size);
+        self.folder.forget_ahead(first);
+        for number in self.folder.numbers()?.into_iter().rev().filter(|number| *number > first) {
+            fs::remove_file(self.folder.segment_path(number))?;
+        }
+        if self.folder.sync {
+            durable_file::sync_folder(&self.folder.path)?;
+        }
+        let path = self.folder.segment_path(first);
+        if !path.exists() {
+            return Ok(());
+        }
+        let file = OpenOptions::new().write(true).read(true).open(path)?;
+        let mut piece = vec![0; ZERO_STEP_BYTES];
+        let mut offset = cut.segment_offset(size);
+        while offset < size {
+            let count = (size - offset).min(ZERO_STEP_BYTES as u64 - offset % ZERO_STEP_BYTES as u64) as usize;
+            file.read_exact_at(&mut piece[..count], offset)?;
+            if piece[..count].iter().any(|byte| *byte != 0) {
+                piece[..count].fill(0);
+                file.write_all_at(&piece[..count], offset)?;
+            }
+            offset += count as u64;
+        }
+        if self.folder.sync { file.sync_data() } else { Ok(()) }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const SIZE: u64 = 1 << 20;
+
+    fn folder() -> (tempfile::TempDir, Arc<SegmentFolder>) {
+        let temp = tempfile::tempdir().unwrap();
+        let folder = Arc::new(SegmentFolder::new(temp.path().to_owned(), SIZE, true));
+        (temp, folder)
+    }
+
+    #[test]
+    fn what_is_written_across_segments_is_read_back() {
+        let (_temp, folder) = folder();
+        let mut writer = SegmentWriter::new(folder.clone());
+        let bytes: Vec<u8> = (0..3_000_000_u32).map(|i| (i % 251 + 1) as u8).collect();
+        let begin = Lsn(5 * SIZE - 777);
+        writer.make_room(begin, Lsn(begin.0 + bytes.len() as u64)).unwrap();
+        writer.write(begin, &bytes).unwrap();
+        writer.sync().unwrap();
+        assert_eq!(folder.numbers().unwrap(), [4, 5, 6, 7]);
+        let mut back = vec![0; bytes.len()];
+        let (mut reader, mut done) = (SegmentReader::default(), 0);
+        while done < back.len() {
+            done += reader.read(&folder, Lsn(begin.0 + done as u64), &mut back[done..]).unwrap();
+        }
+        assert!(back == bytes);
+    }
+
+    #[test]
+    fn nothing_is_left_behind_a_cut() {
+        let (_temp, folder) = folder();
+        let mut writer = SegmentWriter::new(folder.clone());
+        writer.make_room(Lsn(SIZE), Lsn(4 * SIZE)).unwrap();
+        writer.write(Lsn(SIZE), &vec![7; 3 * SIZE as usize]).unwrap();
+        writer.cut(Lsn(2 * SIZE + 1000)).unwrap();
+        assert_eq!(folder.numbers().unwrap(), [1, 2]);
+        let mut back = vec![9; SIZE as usize];
+        folder.read(Lsn(2 * SIZE), &mut back).unwrap();
+        assert!(back[..1000].iter().all(|b| *b == 7) && back[1000..].iter().all(|b| *b == 0));
+        assert_eq!(folder.read(Lsn(4 * SIZE), &mut back).unwrap_err().kind(), io::ErrorKind::NotFound);
+    }
+}

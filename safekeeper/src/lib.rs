@@ -1,0 +1,128 @@
+//! The safekeeper: the quorum's acceptor as a service.
+//!
+//! ```text
+//! main.rs        settings, logging, signals
+//! lib.rs         puts the parts together: Safekeeper::start
+//! settings.rs    flags, environment, file
+//! store.rs       the data folder and the node's identity
+//! registry.rs    all timelines; opening and creating them
+//! timeline/      one timeline: the shell around quorum::Acceptor, its disk queue, recent WAL in memory, its creation
+//! disk/          its files: segments, control file, side file of acknowledged ends, recovery
+//! wire/          PostgreSQL-wire port: proposers, readers, peers
+//! peers/         connections to the other safekeepers: news of progress, catching up
+//! http.rs        HTTP port
+//! metrics.rs     what is counted
+//! ```
+//!
+//! What must never be: an answer to a proposer about something that is not durable; a byte beyond commit_lsn to a reader that
+//! is not a peer; a decision about terms, votes or commits outside `quorum`.
+
+mod disk;
+mod http;
+mod metrics;
+mod peers;
+mod registry;
+mod settings;
+mod store;
+mod timeline;
+mod wire;
+
+use std::{sync::Arc, time::Duration};
+
+use anyhow::Context;
+use ogel_service::{
+    Shutdown,
+    http::{Readiness, base_routes, serve},
+    metrics::registry::Registry as MetricsRegistry,
+};
+use quorum::Member;
+use tokio::{net::TcpListener, task::JoinHandle};
+
+use metrics::Metrics;
+use peers::Peers;
+use registry::Registry;
+pub use settings::{Peer, Settings};
+use store::Store;
+use timeline::Shared;
+
+/// Timelines must have gone to rest by then at a shutdown; what is missing is read from the WAL at the next start.
+const REST_TIMEOUT: Duration = Duration::from_secs(10);
+
+/// A running node.
+pub struct Safekeeper {
+    me: Member,
+    registry: Arc<Registry>,
+    shutdown: Shutdown,
+    servers: Vec<JoinHandle<()>>,
+}
+
+impl Safekeeper {
+    /// Opens the store and serves on both listeners until shutdown.
+    pub async fn start(
+        settings: &Settings,
+        pg: TcpListener,
+        http: TcpListener,
+        shutdown: Shutdown,
+    ) -> anyhow::Result<Self> {
+        let (path, node_id) = (settings.data_dir.clone(), settings.node_id);
+        let store = tokio::task::spawn_blocking(move || Store::open(&path, node_id))
+            .await
+            .context("the thread that opens the store ended")??;
+        let me = Member { node_id, store_uuid: store.store_uuid() };
+        tracing::info!(node_id = %me.node_id, store_uuid = %me.store_uuid, "store opened");
+        if settings.no_sync {
+            tracing::warn!("--no-sync: nothing is flushed to disk, a crash of the machine loses commits");
+        }
+        let mut metrics_registry = MetricsRegistry::default();
+        let metrics = Arc::new(Metrics::register(&mut metrics_registry));
+        let shared = Shared {
+            me,
+            peers: Arc::new(Peers::new(settings.peers_by_id()?)),
+            metrics: metrics.clone(),
+            sync: !settings.no_sync,
+            wal_tail_bytes: settings.wal_tail_bytes,
+        };
+        let registry = Arc::new(Registry::new(Arc::new(store), shared.clone()));
+        // Sweeps what an interrupted creation has left.
+        let timelines = registry.list().await.context("the data folder cannot be listed")?.len();
+        shared.peers.start(&registry, &shutdown);
+
+        let readiness = Readiness::starting();
+        let router =
+            base_routes(readiness.clone(), Arc::new(metrics_registry)).merge(http::routes(registry.clone(), me));
+        let http_shutdown = shutdown.clone();
+        let http_server = async move {
+            if let Err(error) = serve(http, router, http_shutdown).await {
+                tracing::error!(%error, "the HTTP server ended");
+            }
+        };
+        let servers =
+            vec![tokio::spawn(http_server), tokio::spawn(wire::serve(pg, registry.clone(), metrics, shutdown.clone()))];
+        readiness.set_ready();
+        tracing::info!(timelines, "serving");
+        Ok(Self { me, registry, shutdown, servers })
+    }
+
+    /// Node number and store uuid.
+    pub fn member(&self) -> Member {
+        self.me
+    }
+
+    /// Waits for the shutdown, then brings all timelines to rest.
+    pub async fn run_to_end(self) {
+        self.shutdown.wait().await;
+        let rest = async {
+            for server in self.servers {
+                let _ended = server.await; // a server that panicked has been logged
+            }
+            for timeline in self.registry.open_timelines() {
+                timeline.rest();
+                timeline.settled().await;
+            }
+        };
+        if tokio::time::timeout(REST_TIMEOUT, rest).await.is_err() {
+            tracing::warn!("not all timelines came to rest in time; the next start reads the ends of their WAL");
+        }
+        tracing::info!("stopped");
+    }
+}

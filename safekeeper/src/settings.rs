@@ -1,0 +1,108 @@
+//! The settings of a safekeeper.
+
+use std::{collections::BTreeMap, path::PathBuf, str::FromStr};
+
+use anyhow::{Context, bail, ensure};
+use clap::Parser;
+use ogel_ids::NodeId;
+use ogel_service::config::ServiceArgs;
+
+/// Keeps the WAL of many timelines: a commit is durable when a majority of safekeepers has fsynced it
+///
+/// Settings come from a TOML file (--config), the environment and flags, in rising order of precedence.
+#[derive(Debug, Clone, Parser)]
+#[command(name = "safekeeper", version)]
+pub struct Settings {
+    /// Folder for WAL and state; it is made, with a fresh identity, when it does not exist
+    #[arg(long, env = "OGEL_DATA_DIR", value_name = "DIR")]
+    pub data_dir: PathBuf,
+    /// Number of this node, from 1, unique among the safekeepers
+    #[arg(long, env = "OGEL_NODE_ID", value_name = "NUMBER")]
+    pub node_id: NodeId,
+    /// Where to listen for proposers and readers (PostgreSQL wire protocol)
+    #[arg(long, env = "OGEL_LISTEN_PG", value_name = "HOST:PORT", default_value = "[::]:5454")]
+    pub listen_pg: String,
+    /// Where to listen for HTTP: state, creation of timelines, health, metrics
+    #[arg(long, env = "OGEL_LISTEN_HTTP", value_name = "HOST:PORT", default_value = "[::]:7676")]
+    pub listen_http: String,
+    /// The other safekeepers with their PostgreSQL-wire ports, for catching up and news of commits: 2=host:5454,3=host:5454
+    #[arg(long, env = "OGEL_PEERS", value_name = "ID=HOST:PORT,…", value_delimiter = ',')]
+    pub peers: Vec<Peer>,
+    /// Recent WAL kept in memory per active timeline for readers that are close behind, in bytes
+    #[arg(long, env = "OGEL_WAL_TAIL_BYTES", value_name = "BYTES", default_value = "4194304")]
+    pub wal_tail_bytes: usize,
+    /// Do not flush anything to disk. ONLY FOR TESTS: a crash of the machine loses commits
+    #[arg(long, env = "OGEL_NO_SYNC", hide_env = true)]
+    pub no_sync: bool,
+    /// What all services have.
+    #[command(flatten)]
+    pub service: ServiceArgs,
+}
+
+/// Another safekeeper.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Peer {
+    /// Its number.
+    pub node_id: NodeId,
+    /// Its PostgreSQL-wire port, `host:port`.
+    pub address: String,
+}
+
+impl FromStr for Peer {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, Self::Err> {
+        let wrong = || format!("{text:?} is not ID=HOST:PORT, such as 2=safekeeper-2:5454");
+        let (node_id, address) = text.trim().split_once('=').ok_or_else(wrong)?;
+        let port = address.rsplit_once(':').and_then(|(host, port)| Some((host, port.parse::<u16>().ok()?)));
+        match (node_id.parse(), port) {
+            (Ok(node_id), Some((host, _))) if !host.is_empty() => Ok(Self { node_id, address: address.to_owned() }),
+            _ => Err(wrong()),
+        }
+    }
+}
+
+impl Settings {
+    /// Checks what clap cannot: returns the peers by number, without this node itself.
+    pub fn peers_by_id(&self) -> anyhow::Result<BTreeMap<NodeId, String>> {
+        ensure!(self.node_id.0 >= 1, "--node-id is 0: nodes are numbered from 1");
+        let mut peers = BTreeMap::new();
+        for peer in &self.peers {
+            if peer.node_id == self.node_id {
+                continue; // the same list may be given to all nodes
+            }
+            if let Some(other) = peers.insert(peer.node_id, peer.address.clone()) {
+                bail!("--peers names safekeeper {} twice: {other} and {}", peer.node_id, peer.address);
+            }
+        }
+        Ok(peers)
+    }
+
+    /// Checks everything that can be checked without touching the data folder.
+    pub fn check(&self) -> anyhow::Result<()> {
+        self.peers_by_id()?;
+        for (flag, address) in [("--listen-pg", &self.listen_pg), ("--listen-http", &self.listen_http)] {
+            let port = address.rsplit_once(':').map(|(_, port)| port);
+            port.and_then(|port| port.parse::<u16>().ok())
+                .with_context(|| format!("{flag} is {address:?}; HOST:PORT is expected, such as [::]:5454"))?;
+        }
+        Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn peers_are_checked() {
+        let peers = |list: &str| {
+            let settings = Settings::try_parse_from(["safekeeper", "--data-dir=x", "--node-id=1", "--peers", list])?;
+            settings.peers_by_id()
+        };
+        assert_eq!(peers("1=a:1,2=b:2,3=[::1]:3").unwrap().len(), 2, "oneself is left out");
+        for wrong in ["2", "2=b", "x=b:2", "2=b:99999", "2=:5", "2=b:1,2=c:1"] {
+            assert!(peers(wrong).is_err(), "{wrong}");
+        }
+    }
+}

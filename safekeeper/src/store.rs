@@ -1,0 +1,198 @@
+//! The node's data folder: who this node is, and where its timelines are.
+//!
+//! ```text
+//! DIR/lock                                     held by the running process
+//! DIR/store.json                               format version, node id, store uuid
+//! DIR/tenants/TENANT/timelines/TIMELINE/       one folder per timeline
+//! DIR/tenants/TENANT/timelines/.making-…       a timeline being made; swept at start
+//! ```
+
+use std::{
+    fs, io,
+    path::{Path, PathBuf},
+};
+
+use ogel_ids::{NodeId, StoreUuid, TenantId, TimelineId};
+use ogel_service::{DataFolder, DataFolderError, durable_file};
+use serde::{Deserialize, Serialize};
+
+/// Version of the folder's layout and of the files in it.
+pub const FORMAT_VERSION: u32 = 1;
+
+const STORE_FILE: &str = "store.json";
+/// Names of folders of timelines that are being made begin so.
+pub const MAKING_PREFIX: &str = ".making-";
+
+/// Why the folder cannot be used.
+#[derive(Debug, thiserror::Error)]
+pub enum StoreError {
+    /// Locked by another process, or not accessible.
+    #[error(transparent)]
+    Folder(#[from] DataFolderError),
+    /// A file in it cannot be read or written.
+    #[error("{path}: {error}")]
+    Io {
+        /// Which file.
+        path: PathBuf,
+        /// What the system said.
+        error: io::Error,
+    },
+    /// The identity file does not parse.
+    #[error(
+        "{path} is damaged ({reason}): the node's identity is unknown, so it must not vote; \
+         restore the file, or give this node a new folder as a new member"
+    )]
+    Damaged {
+        /// Which file.
+        path: PathBuf,
+        /// What is wrong.
+        reason: String,
+    },
+    /// Made by another version.
+    #[error(
+        "{path} has format version {found}, this safekeeper reads {FORMAT_VERSION}: run the version that made it, or convert it"
+    )]
+    Version {
+        /// The folder.
+        path: PathBuf,
+        /// Version found.
+        found: u32,
+    },
+    /// Belongs to another node.
+    #[error(
+        "{path} belongs to safekeeper {found}, but --node-id says {given}: check --node-id and --data-dir (or the mounted volume)"
+    )]
+    OtherNode {
+        /// The folder.
+        path: PathBuf,
+        /// Whose it is.
+        found: NodeId,
+        /// Who we are.
+        given: NodeId,
+    },
+    /// There are timelines but no identity.
+    #[error(
+        "{path} has timelines but no {STORE_FILE}: the node's identity is unknown, so it must not vote; \
+         restore the file, or give this node a new folder as a new member"
+    )]
+    IdentityLost {
+        /// The folder.
+        path: PathBuf,
+    },
+}
+
+#[derive(Debug, Serialize, Deserialize)]
+struct StoreFile {
+    format_version: u32,
+    node_id: NodeId,
+    store_uuid: StoreUuid,
+}
+
+/// The opened data folder of this node.
+#[derive(Debug)]
+pub struct Store {
+    folder: DataFolder,
+    store_uuid: StoreUuid,
+}
+
+impl Store {
+    /// Takes the folder; makes it, with a fresh store uuid, when there is none. Blocks.
+    pub fn open(path: &Path, node_id: NodeId) -> Result<Self, StoreError> {
+        let folder = DataFolder::take(path)?;
+        let file = path.join(STORE_FILE);
+        let failed = |error| StoreError::Io { path: file.clone(), error };
+        let identity = match fs::read(&file) {
+            Ok(bytes) => parse_identity(&file, &bytes)?,
+            Err(error) if error.kind() == io::ErrorKind::NotFound => {
+                if path.join("tenants").exists() {
+                    return Err(StoreError::IdentityLost { path: path.to_owned() });
+                }
+                let mut uuid = [0; 16];
+                getrandom::fill(&mut uuid).map_err(|error| failed(io::Error::other(error.to_string())))?;
+                let store_uuid = StoreUuid::from_bytes(uuid);
+                let identity = StoreFile { format_version: FORMAT_VERSION, node_id, store_uuid };
+                let text = serde_json::to_vec_pretty(&identity).map_err(|error| failed(error.into()))?;
+                durable_file::replace(&file, &text).map_err(failed)?;
+                identity
+            }
+            Err(error) => return Err(failed(error)),
+        };
+        if identity.node_id != node_id {
+            return Err(StoreError::OtherNode { path: path.to_owned(), found: identity.node_id, given: node_id });
+        }
+        let tenants = path.join("tenants");
+        durable_file::create_folders(&tenants).map_err(|error| StoreError::Io { path: tenants, error })?;
+        Ok(Self { folder, store_uuid: identity.store_uuid })
+    }
+
+    /// Identity of this folder.
+    pub fn store_uuid(&self) -> StoreUuid {
+        self.store_uuid
+    }
+
+    /// Where a tenant's timelines are.
+    pub fn timelines_path(&self, tenant: TenantId) -> PathBuf {
+        self.folder.path().join("tenants").join(tenant.to_string()).join("timelines")
+    }
+
+    /// Where a timeline is.
+    pub fn timeline_path(&self, tenant: TenantId, timeline: TimelineId) -> PathBuf {
+        self.timelines_path(tenant).join(timeline.to_string())
+    }
+
+    /// All timelines that have a folder. Sweeps what an interrupted creation has left.
+    pub fn timelines(&self) -> io::Result<Vec<(TenantId, TimelineId)>> {
+        let mut found = Vec::new();
+        for tenant in fs::read_dir(self.folder.path().join("tenants"))? {
+            let tenant = tenant?.file_name();
+            let Some(tenant) = tenant.to_str().and_then(|name| name.parse().ok()) else { continue };
+            let timelines = match fs::read_dir(self.timelines_path(tenant)) {
+                Err(error) if error.kind() == io::ErrorKind::NotFound => continue,
+                other => other?,
+            };
+            for timeline in timelines {
+                let timeline = timeline?;
+                let name = timeline.file_name();
+                let Some(name) = name.to_str() else { continue };
+                if name.starts_with(MAKING_PREFIX) {
+                    fs::remove_dir_all(timeline.path())?;
+                } else if let Ok(id) = name.parse() {
+                    found.push((tenant, id));
+                }
+            }
+        }
+        Ok(found)
+    }
+}
+
+fn parse_identity(path: &Path, bytes: &[u8]) -> Result<StoreFile, StoreError> {
+    let damaged = |reason: serde_json::Error| StoreError::Damaged { path: path.to_owned(), reason: reason.to_string() };
+    // The version first: another version may have other fields.
+    let value: serde_json::Value = serde_json::from_slice(bytes).map_err(damaged)?;
+    match value.get("format_version").and_then(serde_json::Value::as_u64) {
+        Some(version) if version != u64::from(FORMAT_VERSION) => {
+            Err(StoreError::Version { path: path.to_owned(), found: u32::try_from(version).unwrap_or(u32::MAX) })
+        }
+        _ => serde_json::from_value(value).map_err(damaged),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn identity_is_made_once_and_checked() {
+        let temp = tempfile::tempdir().unwrap();
+        let path = temp.path().join("sk");
+        let uuid = Store::open(&path, NodeId(1)).unwrap().store_uuid();
+        assert_eq!(Store::open(&path, NodeId(1)).unwrap().store_uuid(), uuid);
+        assert!(matches!(Store::open(&path, NodeId(2)), Err(StoreError::OtherNode { .. })));
+        fs::write(path.join(STORE_FILE), br#"{"format_version": 9}"#).unwrap();
+        assert!(matches!(Store::open(&path, NodeId(1)), Err(StoreError::Version { found: 9, .. })));
+        fs::write(path.join(STORE_FILE), b"{").unwrap();
+        assert!(matches!(Store::open(&path, NodeId(1)), Err(StoreError::Damaged { .. })));
+        fs::remove_file(path.join(STORE_FILE)).unwrap();
+        assert!(matches!(Store::open(&path, NodeId(1)), Err(StoreError::IdentityLost { .. })));
+    }
+}

@@ -1,0 +1,209 @@
+//! Disk work of one timeline, carried out strictly in order by one blocking thread at a time.
+//!
+//! A turn takes all that waits, writes it, and flushes once: whatever arrived while the last flush ran shares the next one.
+
+use std::{
+    io,
+    path::PathBuf,
+    sync::{
+        Arc,
+        atomic::{AtomicBool, AtomicU64, Ordering},
+    },
+};
+
+use bytes::Bytes;
+use ogel_ids::Lsn;
+use quorum::{AcceptorEvent, AcceptorState, Token};
+use wal_decoder::stream::StreamDecoder;
+
+use crate::disk::{
+    acked_file::{self, AckedFile},
+    control_file, recovery,
+    segments::{SegmentError, SegmentFolder, SegmentWriter},
+};
+
+/// One piece of work.
+#[derive(Debug)]
+pub enum DiskWork {
+    /// Write WAL, without a flush.
+    Write { token: Token, at: Lsn, wal: Bytes },
+    /// Flush all WAL written before.
+    Flush { token: Token },
+    /// Cut the log.
+    Cut { token: Token, at: Lsn },
+    /// Replace the control file.
+    Persist { version: u64, state: Box<AcceptorState> },
+    /// Nobody is connected: close the files.
+    Rest,
+}
+
+impl DiskWork {
+    /// Bytes that this work holds in memory.
+    pub fn size_bytes(&self) -> usize {
+        match self {
+            Self::Write { wal, .. } => wal.len(),
+            _ => 0,
+        }
+    }
+}
+
+/// What a piece of work came to.
+#[derive(Debug)]
+pub enum Outcome {
+    /// Done; tell the acceptor, if there is something to tell.
+    Done(Option<AcceptorEvent>),
+    /// Done, but the WAL does not decode: everything from `record_end` on is worthless.
+    Undecodable { event: AcceptorEvent, reason: String },
+    /// There is no space for it. Nothing was written; try the same again later.
+    NoSpace { reason: String },
+}
+
+/// The files of a timeline. Only the thread whose turn it is has this.
+#[derive(Debug)]
+pub struct Disk {
+    path: PathBuf,
+    folder: Arc<SegmentFolder>,
+    writer: SegmentWriter,
+    decoder: StreamDecoder,
+    acked: AckedFile,
+    acked_sync_planned: Arc<AtomicBool>,
+    /// Everything from here on is zero on disk; unknown after a process start.
+    zero_from: Option<Lsn>,
+    /// Counted up when a cut begins; see `Timeline::cuts`.
+    cuts: Arc<AtomicU64>,
+    /// For a decoder behind a cut, and to name the timeline's parameters.
+    identity: AcceptorState,
+}
+
+impl Disk {
+    /// Of a timeline that was just recovered.
+    pub fn new(recovered: recovery::Recovered, folder: Arc<SegmentFolder>, cuts: Arc<AtomicU64>) -> Self {
+        Self {
+            path: folder.path().to_owned(),
+            writer: SegmentWriter::new(folder.clone()),
+            folder,
+            decoder: recovered.decoder,
+            acked: recovered.acked,
+            acked_sync_planned: Arc::default(),
+            zero_from: None,
+            cuts,
+            identity: recovered.state,
+        }
+    }
+
+    /// Carries out one piece of work. An error means that the disk's content is unknown: the process must end.
+    pub fn execute(&mut self, work: &DiskWork) -> io::Result<Outcome> {
+        match work {
+            DiskWork::Write { token, at, wal } => self.write(*token, *at, wal),
+            DiskWork::Flush { token } => {
+                self.writer.sync().map_err(io::Error::other)?;
+                Ok(Outcome::Done(Some(AcceptorEvent::Flushed { token: *token })))
+            }
+            DiskWork::Cut { token, at } => {
+                self.cut(*at)?;
+                Ok(Outcome::Done(Some(AcceptorEvent::TailZeroed { token: *token })))
+            }
+            DiskWork::Persist { version, state } => self.persist(*version, state),
+            DiskWork::Rest => {
+                self.writer.close();
+                if self.folder.syncs() {
+                    self.acked.sync()?;
+                }
+                self.acked.close();
+                Ok(Outcome::Done(None))
+            }
+        }
+    }
+
+    fn write(&mut self, token: Token, at: Lsn, wal: &Bytes) -> io::Result<Outcome> {
+        let end = Lsn(at.0 + wal.len() as u64);
+        match self.writer.make_room(at, end) {
+            Err(SegmentError::NoSpace(name)) => {
+                return Ok(Outcome::NoSpace { reason: format!("no space for WAL segment {name}") });
+            }
+            other => other.map_err(io::Error::other)?,
+        }
+        self.writer.write(at, wal).map_err(io::Error::other)?;
+        self.zero_from = self.zero_from.map(|zero_from| zero_from.max(end));
+        self.make_ahead(end);
+        self.decoder.feed(wal.clone());
+        let decoded = self.decoder.skip_to_boundary();
+        let event = AcceptorEvent::WalWritten { token, end, record_end: self.decoder.last_good_end() };
+        Ok(match decoded {
+            Ok(_) => Outcome::Done(Some(event)),
+            Err(error) => Outcome::Undecodable { event, reason: error.to_string() },
+        })
+    }
+
+    /// Once the current segment is half full the next is made in the background.
+    fn make_ahead(&self, end: Lsn) {
+        let size = self.folder.segment_size_bytes();
+        let (number, offset) = (end.segment_number(size), end.segment_offset(size));
+        if offset < size / 2 || self.folder.ahead_begun(number + 1) {
+            return;
+        }
+        let folder = self.folder.clone();
+        tokio::task::spawn_blocking(move || match folder.make(number + 1, &[]) {
+            Ok(()) => {}
+            Err(SegmentError::NoSpace(name)) => {
+                tracing::warn!(
+                    segment = name,
+                    "no disk space to make the next WAL segment ahead; commits stop when this one is full"
+                )
+            }
+            Err(error) => crash(&error),
+        });
+    }
+
+    fn cut(&mut self, at: Lsn) -> io::Result<()> {
+        self.cuts.fetch_add(1, Ordering::SeqCst);
+        if self.acked.end() > at {
+            // First: zeros below a noted end would be taken for rot after a crash.
+            self.acked.write(at)?;
+            if self.folder.syncs() {
+                self.acked.sync()?;
+            }
+        }
+        if self.zero_from.is_none_or(|zero_from| zero_from > at) {
+            self.writer.cut(at)?;
+            self.zero_from = Some(at);
+        }
+        self.decoder = recovery::decoder_at(&self.identity, at).map_err(io::Error::other)?;
+        Ok(())
+    }
+
+    fn persist(&mut self, version: u64, state: &AcceptorState) -> io::Result<Outcome> {
+        match control_file::write(&self.path, state) {
+            Ok(()) => Ok(Outcome::Done(Some(AcceptorEvent::StatePersisted { version }))),
+            Err(error) if matches!(error.kind(), io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded) => {
+                Ok(Outcome::NoSpace { reason: "no space for the control file".into() })
+            }
+            Err(error) => Err(error),
+        }
+    }
+
+    /// Notes the end of a batch that is durable (H6), and plans to flush the note.
+    pub fn note_acked(&mut self, end: Lsn) -> io::Result<()> {
+        if end == self.acked.end() {
+            return Ok(());
+        }
+        self.acked.write(end)?;
+        if !self.folder.syncs() || self.acked_sync_planned.swap(true, Ordering::SeqCst) {
+            return Ok(());
+        }
+        let (file, planned) = (self.acked.handle()?, self.acked_sync_planned.clone());
+        tokio::spawn(async move {
+            tokio::time::sleep(acked_file::SYNC_INTERVAL).await;
+            planned.store(false, Ordering::SeqCst);
+            tokio::task::spawn_blocking(move || file.sync_data().unwrap_or_else(|error| crash(&error)));
+        });
+        Ok(())
+    }
+}
+
+/// Ends the process: what is on disk is unknown, and a second fsync would claim more than the first one proved. The restart
+/// reads what is really there.
+pub fn crash(error: &dyn std::error::Error) -> ! {
+    tracing::error!(%error, "the disk failed: ending the process, so that the restart reads what is really on disk; check the disk");
+    std::process::abort()
+}

@@ -1,0 +1,544 @@
+//! One timeline: the shell around its [`Acceptor`].
+//!
+//! ```text
+//! proposer ─┐                        ┌─▶ replies ([`Outbox`] per connection)
+//! peers    ─┼─▶ event ─▶ Acceptor ─▶ ┼─▶ disk work ([`disk_queue`], one blocking thread at a time) ─▶ event …
+//! readers  ─┘    (under a lock)      └─▶ position ([`Position`], watched by readers)
+//! ```
+//!
+//! The lock is held only while the acceptor thinks, never across I/O: readers and new appends do not wait for a flush. An idle
+//! timeline has no task, no thread and no open file.
+
+pub mod creation;
+pub mod disk_queue;
+mod outbox;
+mod wal_tail;
+
+use std::{
+    collections::{HashMap, VecDeque},
+    io,
+    path::Path,
+    sync::{
+        Arc, Mutex, MutexGuard, PoisonError,
+        atomic::{AtomicU64, Ordering},
+    },
+    time::Duration,
+};
+
+use bytes::Bytes;
+use ogel_ids::{Lsn, TenantId, Term, TimelineId};
+use quorum::{
+    Acceptor, AcceptorAction, AcceptorEvent, AcceptorMessage, AcceptorState, ConnectionId, FetchId, Member,
+    PageserverFeedback, PeerStatus, RefusalCode, Refused, TermHistory,
+    acceptor::{RestoreError, TimelineIdentity},
+};
+use tokio::{
+    sync::{Notify, watch},
+    task::AbortHandle,
+};
+
+pub use outbox::Outbox;
+
+use crate::{
+    disk::{
+        recovery::{self, RecoveryError},
+        segments::{SegmentFolder, SegmentReader},
+    },
+    metrics::Metrics,
+    peers::Peers,
+};
+use disk_queue::{Disk, DiskWork, Outcome, crash};
+use wal_tail::WalTail;
+
+/// WAL that may wait in memory for the disk, per timeline; a proposer that is faster is not read from.
+const MAX_QUEUED_BYTES: usize = 32 << 20;
+/// A proposer that does not take its answers is not read from beyond this many.
+const MAX_QUEUED_ANSWERS: usize = 64;
+/// How often work that found no disk space is tried again.
+const SPACE_RETRY: Duration = Duration::from_secs(1);
+
+/// Names a timeline.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct TimelineKey {
+    /// Customer.
+    pub tenant: TenantId,
+    /// Branch.
+    pub timeline: TimelineId,
+}
+
+impl std::fmt::Display for TimelineKey {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "{}/{}", self.tenant, self.timeline)
+    }
+}
+
+/// How far the log durably is: what readers may have. Taken as a whole under the lock, so that the history belongs to the
+/// positions.
+#[derive(Debug, Clone)]
+pub struct Position {
+    /// Term of the log up to `flush_lsn`.
+    pub last_log_term: Term,
+    /// End of the last whole durable record.
+    pub flush_lsn: Lsn,
+    /// Known to be committed.
+    pub commit_lsn: Lsn,
+    /// Cut at `flush_lsn`; a term that starts exactly there is in it.
+    pub history: Arc<TermHistory>,
+}
+
+/// What the whole node shares with its timelines.
+#[derive(Debug, Clone)]
+pub struct Shared {
+    /// This node.
+    pub me: Member,
+    /// The other safekeepers.
+    pub peers: Arc<Peers>,
+    /// Counters.
+    pub metrics: Arc<Metrics>,
+    /// Flushes are done.
+    pub sync: bool,
+    /// Recent WAL in memory per timeline.
+    pub wal_tail_bytes: usize,
+}
+
+/// Why a timeline on disk cannot be served.
+#[derive(Debug, thiserror::Error)]
+pub enum OpenError {
+    /// Its files.
+    #[error(transparent)]
+    Recovery(#[from] RecoveryError),
+    /// Its acceptor.
+    #[error(transparent)]
+    Restore(#[from] RestoreError),
+}
+
+/// One timeline on this node.
+pub struct Timeline {
+    key: TimelineKey,
+    identity: TimelineIdentity,
+    folder: Arc<SegmentFolder>,
+    inner: Mutex<Inner>,
+    position: watch::Sender<Position>,
+    tail: Mutex<WalTail>,
+    cuts: Arc<AtomicU64>,
+    /// The queue got shorter, or an outbox did.
+    room: Notify,
+    next_connection: AtomicU64,
+    shared: Shared,
+}
+
+struct Inner {
+    acceptor: Acceptor,
+    queue: VecDeque<DiskWork>,
+    queued_bytes: usize,
+    /// Not here while a turn runs.
+    disk: Option<Box<Disk>>,
+    out_of_space: bool,
+    connections: HashMap<ConnectionId, Arc<Outbox>>,
+    fetches: HashMap<FetchId, AbortHandle>,
+    /// commit_lsn when what is persisted lazily was last persisted.
+    checkpointed: Lsn,
+}
+
+impl Timeline {
+    /// Opens a timeline's folder. Blocks while it reads the end of the WAL.
+    pub fn open(path: &Path, key: TimelineKey, shared: Shared) -> Result<Arc<Self>, OpenError> {
+        let recovered = recovery::recover(path, shared.sync)?;
+        let identity = recovered.state.identity;
+        if (identity.tenant, identity.timeline) != (key.tenant, key.timeline) {
+            let found = format!("{}/{}", identity.tenant, identity.timeline);
+            return Err(RecoveryError::WrongFolder { found }.into());
+        }
+        let acceptor = Acceptor::restore(shared.me, recovered.state.clone(), recovered.flush_lsn)?;
+        tracing::info!(timeline = %key, flush_lsn = %acceptor.flush_lsn(), commit_lsn = %acceptor.commit_lsn(), "timeline opened");
+        let commit_lsn = acceptor.commit_lsn();
+        let position = position_of(&acceptor, None);
+        let folder = Arc::new(SegmentFolder::new(path.to_owned(), identity.wal_segment_size_bytes.into(), shared.sync));
+        let cuts = Arc::new(AtomicU64::new(0));
+        let disk = Box::new(Disk::new(recovered, folder.clone(), cuts.clone()));
+        let inner = Inner {
+            acceptor,
+            queue: VecDeque::new(),
+            queued_bytes: 0,
+            disk: Some(disk),
+            out_of_space: false,
+            connections: HashMap::new(),
+            fetches: HashMap::new(),
+            checkpointed: commit_lsn,
+        };
+        Ok(Arc::new(Self {
+            key,
+            identity,
+            folder,
+            inner: Mutex::new(inner),
+            position: watch::Sender::new(position),
+            tail: Mutex::new(WalTail::new(shared.wal_tail_bytes)),
+            cuts,
+            room: Notify::new(),
+            next_connection: AtomicU64::new(1),
+            shared,
+        }))
+    }
+
+    /// Its name.
+    pub fn key(&self) -> TimelineKey {
+        self.key
+    }
+
+    /// Its parameters.
+    pub fn identity(&self) -> &TimelineIdentity {
+        &self.identity
+    }
+
+    /// How far the log is, now and whenever it moves.
+    pub fn watch(&self) -> watch::Receiver<Position> {
+        self.position.subscribe()
+    }
+
+    /// The acceptor's state as it would be persisted now.
+    pub fn state(&self) -> AcceptorState {
+        self.lock().acceptor.state().clone()
+    }
+
+    /// For the peers.
+    pub fn status(&self) -> PeerStatus {
+        self.lock().acceptor.status()
+    }
+
+    /// Whether an elected proposer is connected, and what the pageserver has said.
+    pub fn connected(&self) -> (bool, PageserverFeedback) {
+        let inner = self.lock();
+        (inner.acceptor.proposer_connected(), inner.acceptor.pageserver_feedback())
+    }
+
+    /// Adds a proposer's connection; its answers come through the outbox.
+    pub fn connect(&self) -> (ConnectionId, Arc<Outbox>) {
+        let id = ConnectionId(self.next_connection.fetch_add(1, Ordering::Relaxed));
+        let outbox = Arc::new(Outbox::default());
+        self.lock().connections.insert(id, outbox.clone());
+        (id, outbox)
+    }
+
+    /// Removes a proposer's connection. With the last one the timeline goes to rest.
+    pub fn disconnect(self: &Arc<Self>, connection: ConnectionId) {
+        self.lock().connections.remove(&connection);
+        self.handle(AcceptorEvent::Disconnected { connection });
+        if self.lock().connections.is_empty() {
+            self.rest();
+        }
+    }
+
+    /// Persists what is persisted lazily, and closes the files.
+    pub fn rest(self: &Arc<Self>) {
+        self.handle(AcceptorEvent::Checkpoint);
+        let mut inner = self.lock();
+        inner.queue.push_back(DiskWork::Rest);
+        self.start_turn(&mut inner);
+    }
+
+    /// Waits until everything queued so far is on disk.
+    pub async fn settled(&self) {
+        loop {
+            let room = self.room.notified();
+            {
+                let inner = self.lock();
+                if inner.queue.is_empty() && inner.disk.is_some() {
+                    return;
+                }
+            }
+            room.await;
+        }
+    }
+
+    /// Waits until the disk has caught up and the proposer has taken its answers, so that memory stays bounded.
+    pub async fn wait_for_room(&self, outbox: Option<&Outbox>) {
+        loop {
+            let room = self.room.notified();
+            let has_answers_room = outbox.is_none_or(|outbox| outbox.len() < MAX_QUEUED_ANSWERS);
+            if has_answers_room && self.lock().queued_bytes < MAX_QUEUED_BYTES {
+                return;
+            }
+            room.await;
+        }
+    }
+
+    /// An outbox was emptied.
+    pub fn answers_taken(&self) {
+        self.room.notify_waiters();
+    }
+
+    /// Gives an event to the acceptor and carries out what it says.
+    pub fn handle(self: &Arc<Self>, event: AcceptorEvent) {
+        let mut inner = self.lock();
+        self.apply(&mut inner, event);
+        self.start_turn(&mut inner);
+    }
+
+    fn lock(&self) -> MutexGuard<'_, Inner> {
+        self.inner.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn lock_tail(&self) -> MutexGuard<'_, WalTail> {
+        self.tail.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn apply(self: &Arc<Self>, inner: &mut Inner, event: AcceptorEvent) {
+        for action in inner.acceptor.handle(event) {
+            self.carry_out(inner, action);
+        }
+        self.position.send_if_modified(|position| {
+            let now = position_of(&inner.acceptor, Some(position));
+            let changed = (now.flush_lsn, now.commit_lsn, now.last_log_term)
+                != (position.flush_lsn, position.commit_lsn, position.last_log_term);
+            if changed {
+                *position = now;
+            }
+            changed
+        });
+    }
+
+    fn carry_out(self: &Arc<Self>, inner: &mut Inner, action: AcceptorAction) {
+        let work = match action {
+            AcceptorAction::WriteWal { token, at, wal } => DiskWork::Write { token, at, wal },
+            AcceptorAction::Flush { token } => DiskWork::Flush { token },
+            AcceptorAction::TruncateZero { token, at } => {
+                tracing::info!(timeline = %self.key, lsn = %at, "cutting the log");
+                DiskWork::Cut { token, at }
+            }
+            AcceptorAction::PersistState { version, state } => DiskWork::Persist { version, state },
+            AcceptorAction::Reply { connection, message } => {
+                if let Some(outbox) = inner.connections.get(&connection) {
+                    outbox.push(message);
+                }
+                return;
+            }
+            AcceptorAction::Close { connection, reason } => {
+                if let Some(outbox) = inner.connections.remove(&connection) {
+                    outbox.close(reason);
+                }
+                return;
+            }
+            AcceptorAction::CommitAdvanced { .. } => return, // readers watch the position
+            AcceptorAction::StatusChanged => return self.shared.peers.status_changed(self),
+            AcceptorAction::FetchFromPeer { fetch, peer, peer_term, from, to } => {
+                let handle = self.shared.peers.fetch(self.clone(), fetch, peer, peer_term, from..to);
+                inner.fetches.insert(fetch, handle);
+                return;
+            }
+            AcceptorAction::CancelFetch { fetch } => {
+                if let Some(task) = inner.fetches.remove(&fetch) {
+                    task.abort();
+                }
+                return;
+            }
+        };
+        inner.queued_bytes += work.size_bytes();
+        inner.queue.push_back(work);
+    }
+
+    /// A fetch from a peer is over.
+    pub fn fetch_ended(self: &Arc<Self>, fetch: FetchId) {
+        self.lock().fetches.remove(&fetch);
+        self.handle(AcceptorEvent::FetchEnded { fetch });
+    }
+
+    fn start_turn(self: &Arc<Self>, inner: &mut Inner) {
+        if inner.queue.is_empty() || inner.out_of_space {
+            return;
+        }
+        if let Some(disk) = inner.disk.take() {
+            let timeline = self.clone();
+            tokio::task::spawn_blocking(move || timeline.turn(disk));
+        }
+    }
+
+    /// Works until nothing is left, or there is no space.
+    fn turn(self: Arc<Self>, mut disk: Box<Disk>) {
+        loop {
+            let batch = {
+                let mut inner = self.lock();
+                let batch = take_batch(&mut inner.queue);
+                if batch.is_empty() {
+                    inner.disk = Some(disk);
+                    drop(inner);
+                    self.room.notify_waiters();
+                    return;
+                }
+                batch
+            };
+            let outcome = self.execute(&mut disk, &batch);
+            let mut inner = self.lock();
+            self.finish(&mut inner, &mut disk, &batch[..outcome.done], outcome.event);
+            if let Some(reason) = outcome.undecodable {
+                self.drop_senders(&mut inner, &reason);
+            }
+            if let Some(reason) = outcome.no_space {
+                let rest = batch.into_iter().skip(outcome.done);
+                rest.rev().for_each(|work| inner.queue.push_front(work));
+                inner.disk = Some(disk);
+                return self.wait_for_space(&mut inner, reason);
+            }
+        }
+    }
+
+    /// The writes of one batch are reported as one, by the last of them.
+    fn execute(&self, disk: &mut Disk, batch: &[DiskWork]) -> BatchOutcome {
+        let mut total = BatchOutcome::default();
+        for work in batch {
+            let started = std::time::Instant::now();
+            let outcome = disk.execute(work).unwrap_or_else(|error| crash(&error));
+            self.shared.metrics.disk_work(work, started.elapsed());
+            match outcome {
+                Outcome::Done(event) => total.event = event,
+                Outcome::Undecodable { event, reason } => {
+                    total.event = Some(event);
+                    total.undecodable.get_or_insert(reason);
+                }
+                Outcome::NoSpace { reason } => {
+                    total.no_space = Some(reason);
+                    break;
+                }
+            }
+            if let DiskWork::Write { at, wal, .. } = work {
+                self.lock_tail().push(*at, wal.clone());
+            }
+            total.done += 1;
+        }
+        total
+    }
+
+    fn finish(self: &Arc<Self>, inner: &mut Inner, disk: &mut Disk, batch: &[DiskWork], event: Option<AcceptorEvent>) {
+        let done = batch.iter().map(DiskWork::size_bytes).sum::<usize>();
+        inner.queued_bytes -= done;
+        if done > 0 {
+            self.room.notify_waiters();
+        }
+        match batch.last() {
+            Some(DiskWork::Cut { at, .. }) => self.lock_tail().cut(*at),
+            Some(DiskWork::Rest) if inner.connections.is_empty() => self.lock_tail().clear(),
+            _ => {}
+        }
+        if let Some(event) = event {
+            self.apply(inner, event);
+        }
+        match batch.last() {
+            Some(DiskWork::Cut { .. }) => {
+                self.cuts.fetch_add(1, Ordering::SeqCst);
+            }
+            Some(DiskWork::Flush { .. }) => {
+                let acked = inner.acceptor.flush_lsn();
+                disk.note_acked(acked).unwrap_or_else(|error| crash(&error));
+                self.checkpoint_per_segment(inner);
+            }
+            _ => {}
+        }
+    }
+
+    /// Keeps the persisted commit_lsn, from which a restart reads the WAL, within a segment of the real one.
+    fn checkpoint_per_segment(self: &Arc<Self>, inner: &mut Inner) {
+        let commit_lsn = inner.acceptor.commit_lsn();
+        let size = self.folder.segment_size_bytes();
+        if commit_lsn.segment_number(size) > inner.checkpointed.segment_number(size) {
+            inner.checkpointed = commit_lsn;
+            self.apply(inner, AcceptorEvent::Checkpoint);
+        }
+    }
+
+    /// Whoever sent WAL that does not decode must start over.
+    fn drop_senders(self: &Arc<Self>, inner: &mut Inner, reason: &str) {
+        tracing::error!(timeline = %self.key, reason, "received WAL does not decode: closing the connections it may have come from");
+        let text =
+            format!("the WAL sent is damaged ({reason}); it is not acknowledged; reconnect, and check the sender");
+        for outbox in std::mem::take(&mut inner.connections).into_values() {
+            outbox.push(AcceptorMessage::Refused(Refused { code: RefusalCode::ProtocolError, text: text.clone() }));
+            outbox.close("damaged WAL".into());
+        }
+        for (fetch, task) in std::mem::take(&mut inner.fetches) {
+            task.abort();
+            self.apply(inner, AcceptorEvent::FetchEnded { fetch });
+        }
+    }
+
+    fn wait_for_space(self: &Arc<Self>, inner: &mut Inner, reason: String) {
+        tracing::error!(timeline = %self.key, reason, "nothing more is acknowledged until there is disk space; readers go on");
+        inner.out_of_space = true;
+        let text =
+            format!("{reason} on safekeeper {}; commits wait for it; free disk space there", self.shared.me.node_id);
+        for outbox in inner.connections.values() {
+            outbox.push(AcceptorMessage::Refused(Refused { code: RefusalCode::OutOfSpace, text: text.clone() }));
+        }
+        let timeline = self.clone();
+        tokio::spawn(async move {
+            tokio::time::sleep(SPACE_RETRY).await;
+            let mut inner = timeline.lock();
+            inner.out_of_space = false;
+            timeline.start_turn(&mut inner);
+        });
+    }
+
+    /// Counts cuts of the log: up when one begins, and again when the acceptor knows that it is done. Odd: one is under way.
+    pub fn cuts(&self) -> u64 {
+        self.cuts.load(Ordering::SeqCst)
+    }
+
+    /// WAL from `from` on: at most `max_bytes`, not beyond `to`. The caller knows that `[from, to)` was written. What lies beyond
+    /// commit_lsn may be cut meanwhile: compare [`Timeline::cuts`] from before `to` was learnt with that after the read.
+    pub async fn read(self: &Arc<Self>, from: Lsn, to: Lsn, max_bytes: usize) -> io::Result<Bytes> {
+        let to = Lsn(to.0.min(from.0.saturating_add(max_bytes as u64)));
+        let recent = self.lock_tail().read(from, to);
+        match recent {
+            Some(bytes) => Ok(bytes),
+            None => {
+                let folder = self.folder.clone();
+                tokio::task::spawn_blocking(move || read_file(&folder, from, to)).await.map_err(io::Error::other)?
+            }
+        }
+    }
+
+    /// First byte that is still here.
+    pub fn first_available(&self) -> Lsn {
+        self.identity.start_lsn.segment_start(self.identity.wal_segment_size_bytes.into())
+    }
+}
+
+/// What a batch came to.
+#[derive(Default)]
+struct BatchOutcome {
+    /// How much of it was carried out.
+    done: usize,
+    event: Option<AcceptorEvent>,
+    undecodable: Option<String>,
+    no_space: Option<String>,
+}
+
+/// The next work, or all writes that wait in a row for the same log: they share one report, and so one flush.
+fn take_batch(queue: &mut VecDeque<DiskWork>) -> Vec<DiskWork> {
+    let Some(first) = queue.pop_front() else { return Vec::new() };
+    let mut batch = vec![first];
+    if let DiskWork::Write { token, .. } = batch[0] {
+        while queue.front().is_some_and(|work| matches!(work, DiskWork::Write { token: next, .. } if *next == token)) {
+            batch.extend(queue.pop_front());
+        }
+    }
+    batch
+}
+
+fn read_file(folder: &SegmentFolder, from: Lsn, to: Lsn) -> io::Result<Bytes> {
+    let mut bytes = vec![0; to.bytes_since(from) as usize];
+    let (mut reader, mut done) = (SegmentReader::default(), 0);
+    while done < bytes.len() {
+        done += reader.read(folder, Lsn(from.0 + done as u64), &mut bytes[done..])?;
+    }
+    Ok(bytes.into())
+}
+
+/// Durable facts only. The history is shared with the previous position while the last log term is the same: a term's history
+/// never changes.
+fn position_of(acceptor: &Acceptor, previous: Option<&Position>) -> Position {
+    let last_log_term = acceptor.last_log_term();
+    let history = match previous {
+        Some(previous) if previous.last_log_term == last_log_term => previous.history.clone(),
+        _ => Arc::new(acceptor.status().history),
+    };
+    Position { last_log_term, flush_lsn: acceptor.flush_lsn(), commit_lsn: acceptor.commit_lsn(), history }
+}

@@ -1,0 +1,57 @@
+//! Timelines come only from explicit creation, bound to the node's store (H4).
+
+mod node;
+
+use node::{Node, proposer::TestProposer, tenant, timeline, wal::Wal};
+use quorum::RefusalCode;
+
+#[tokio::test]
+async fn creation_is_idempotent_and_refuses_what_differs() {
+    let folder = tempfile::tempdir().unwrap();
+    let node = Node::start(folder.path(), 1).await;
+    let wal = Wal::new();
+    assert_eq!(node.create(timeline(1), &wal, &[node.member]).await.0, 201);
+    assert_eq!(node.create(timeline(1), &wal, &[node.member]).await.0, 200);
+    let mut longer = Wal::new();
+    longer.append(10);
+    let (status, error) = node.create(timeline(1), &longer.restarted(), &[node.member]).await;
+    assert_eq!(status, 409, "{error}");
+    let state = node.state(timeline(1)).await;
+    assert_eq!(state["timeline_start_lsn"], wal.start().to_string());
+    assert_eq!(state["commit_lsn"], wal.start().to_string());
+    assert_eq!(state["system_identifier"], node::wal::SYSTEM_ID.to_string());
+    assert_eq!(node.get("/v1/tenant/xyz/timeline/1").await.0, 400);
+    assert_eq!(node.get(&format!("/v1/tenant/{}/timeline/{}", tenant(), timeline(9))).await.0, 404);
+}
+
+#[tokio::test]
+async fn a_prefix_that_is_not_the_timelines_wal_is_refused() {
+    let folder = tempfile::tempdir().unwrap();
+    let node = Node::start(folder.path(), 1).await;
+    for damage in [100, 5000, 9000] {
+        let mut wal = Wal::new();
+        wal.damage_prefix(damage);
+        let (status, error) = node.create(timeline(1), &wal, &[node.member]).await;
+        assert_eq!(status, 400, "byte {damage}: {error}");
+    }
+    assert_eq!(node.get("/v1/status").await.1.matches("\"timeline\"").count(), 0, "nothing is left of them");
+}
+
+#[tokio::test]
+async fn a_wiped_store_does_not_vote() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("store");
+    let node = Node::start(&path, 1).await;
+    let (wal, before) = (Wal::new(), node.member);
+    assert_eq!(node.create(timeline(1), &wal, &[before]).await.0, 201);
+    node.stop().await;
+    std::fs::remove_dir_all(&path).unwrap();
+
+    let node = Node::start(&path, 1).await;
+    assert_ne!(node.member, before, "a new store is a new member");
+    let mut proposer = TestProposer::connect(&node, timeline(1)).await;
+    assert_eq!(proposer.refusal().await.0, RefusalCode::UnknownTimeline);
+    let (status, error) = node.create(timeline(1), &wal, &[before]).await;
+    assert_eq!(status, 400, "{error}");
+    assert!(error["error"].as_str().unwrap().contains("not among the members"), "{error}");
+}
