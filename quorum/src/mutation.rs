@@ -16,8 +16,6 @@ pub enum Mutation {
     NoBroadcast,
     /// H4: a node that lost its store votes and counts.
     AmnesiacVotes,
-    /// Raft's own-term rule: WAL of earlier terms is committed by counting copies.
-    CommitBelowTermStart,
 }
 
 /// The mutation in force, if any; always none in product builds.

@@ -75,7 +75,8 @@ pub enum AcceptorEvent {
         /// The bytes.
         wal: Bytes,
     },
-    /// A fetch ended, whether it is complete or has failed. Another is planned when a peer next reports.
+    /// A fetch ended, whether it is complete or has failed. Another is planned at once, so a failure is reported only after a
+    /// pause of about a second.
     FetchEnded {
         /// Of the action.
         fetch: FetchId,
@@ -116,8 +117,9 @@ impl PeerStatus {
     }
 }
 
-/// What the shell must do, in this order. Disk actions of one timeline are carried out one after the other; replies may leave
-/// at once, because an acceptor never issues a reply before what it speaks of is durable.
+/// What the shell must do, in this order. Disk actions of one timeline are carried out one after the other, except that bytes
+/// may be written while a `Flush` runs. Replies may leave at once, because an acceptor never issues a reply before what it
+/// speaks of is durable.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum AcceptorAction {
     /// Write bytes, then report `WalWritten`. No sync.

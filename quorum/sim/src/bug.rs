@@ -1,0 +1,48 @@
+//! Known bugs that the simulator must catch, by the hazard whose rule is removed.
+
+/// One rule removed.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, clap::ValueEnum)]
+pub enum Bug {
+    /// H1: every campaign has the same candidate id.
+    SameCandidate,
+    /// H2: the log is cut only logically.
+    NoZeroing,
+    /// H2: answers count whatever their last_log_term.
+    CountAnyLogTerm,
+    /// H3: commit_lsn is taken from a peer with another last_log_term.
+    PeerCommitUnchecked,
+    /// H3: completions from before a cut are believed.
+    StaleCompletion,
+    /// H4: a node that lost its store votes.
+    AmnesiacVotes,
+    /// H8: no empty appends.
+    NoBroadcast,
+}
+
+impl Bug {
+    /// All of them.
+    pub const ALL: [Bug; 7] = [
+        Bug::SameCandidate,
+        Bug::NoZeroing,
+        Bug::CountAnyLogTerm,
+        Bug::PeerCommitUnchecked,
+        Bug::StaleCompletion,
+        Bug::AmnesiacVotes,
+        Bug::NoBroadcast,
+    ];
+
+    /// The rule to remove in the core, if it is there.
+    #[cfg(feature = "mutations")]
+    pub fn in_core(self) -> Option<quorum::Mutation> {
+        use quorum::Mutation;
+        Some(match self {
+            Bug::SameCandidate => return None,
+            Bug::NoZeroing => Mutation::NoZeroing,
+            Bug::CountAnyLogTerm => Mutation::CountAnyLogTerm,
+            Bug::PeerCommitUnchecked => Mutation::PeerCommitUnchecked,
+            Bug::StaleCompletion => Mutation::StaleCompletion,
+            Bug::AmnesiacVotes => Mutation::AmnesiacVotes,
+            Bug::NoBroadcast => Mutation::NoBroadcast,
+        })
+    }
+}

@@ -1,0 +1,45 @@
+//! Replays one seed with a readable trace, or runs many.
+
+use clap::Parser;
+use quorum_sim::{Bug, World, run_many};
+
+/// Deterministic simulator of the consensus core.
+#[derive(Debug, Parser)]
+struct Arguments {
+    /// Replay this seed and print everything that happens.
+    #[arg(long, conflicts_with_all = ["runs", "from"])]
+    seed: Option<u64>,
+    /// Run so many seeds.
+    #[arg(long, default_value_t = 2_000)]
+    runs: u64,
+    /// First seed.
+    #[arg(long, default_value_t = 0)]
+    from: u64,
+    /// Put a known bug back in (all but `same-candidate` need the feature `mutations`).
+    #[arg(long)]
+    bug: Option<Bug>,
+}
+
+fn main() -> anyhow::Result<()> {
+    let arguments = Arguments::parse();
+    if cfg!(not(feature = "mutations")) && arguments.bug.is_some_and(|bug| bug != Bug::SameCandidate) {
+        anyhow::bail!("this bug lies in the core: build with --features mutations");
+    }
+    if let Some(seed) = arguments.seed {
+        let outcome = World::new(seed, arguments.bug, true).run();
+        println!("{:?}, counts: {}", outcome.happened, outcome.happened.counts());
+        return outcome.violation.map_or(Ok(()), |violation| Err(anyhow::anyhow!(violation)));
+    }
+    match run_many(arguments.from..arguments.from + arguments.runs, arguments.bug) {
+        Ok(tally) => {
+            println!("{} runs, of which {} count: {:?}", tally.runs, tally.counted, tally.total);
+            Ok(())
+        }
+        Err(outcome) => anyhow::bail!(
+            "seed {}: {}\nreplay with: quorum-sim --seed {}",
+            outcome.seed,
+            outcome.violation.unwrap_or_default(),
+            outcome.seed
+        ),
+    }
+}

@@ -1,0 +1,121 @@
+//! A safekeeper: the production acceptor on a simulated disk.
+
+use ogel_ids::{Generation, Lsn, NodeId, StoreUuid, TenantId, TimelineId};
+use quorum::{Acceptor, AcceptorState, Member, Membership, TimelineIdentity};
+
+use crate::{
+    disk::Disk,
+    rng::Rng,
+    toy_wal::{Place, TIMELINE_START, scan},
+};
+
+/// How many there are.
+pub const NODES: usize = 3;
+/// The customer.
+pub const TENANT: TenantId = TenantId::from_bytes([1; 16]);
+/// The branch.
+pub const TIMELINE: TimelineId = TimelineId::from_bytes([2; 16]);
+
+/// One node. What is on `disk` outlives the process, which is `acceptor`.
+#[derive(Debug)]
+pub struct Safekeeper {
+    /// Node number and store.
+    pub member: Member,
+    /// The process; `None` while it is down.
+    pub acceptor: Option<Acceptor>,
+    /// Its disk.
+    pub disk: Disk,
+    /// Number of the process.
+    pub life: u64,
+    /// The stream decoder's place.
+    pub decoder: Place,
+    /// Disk operations take long until then.
+    pub slow_until_us: u64,
+    /// For the invariants: checked up to here.
+    pub matched_to: Lsn,
+    /// For the invariants: announced in this life.
+    pub commit_seen: Lsn,
+}
+
+impl Safekeeper {
+    /// A node of the first membership.
+    pub fn new(index: usize) -> Self {
+        let member = member(index, 1);
+        Self {
+            member,
+            acceptor: None,
+            disk: Disk::new(fresh_state()),
+            life: 0,
+            decoder: Place::at(TIMELINE_START),
+            slow_until_us: 0,
+            matched_to: TIMELINE_START,
+            commit_seen: Lsn(0),
+        }
+    }
+
+    /// Its number.
+    pub fn id(&self) -> NodeId {
+        self.member.node_id
+    }
+
+    /// Starts the process: scans the WAL from the persisted commit_lsn.
+    pub fn start(&mut self) -> Result<(), String> {
+        let control = self.disk.control.clone();
+        self.decoder = scan(&self.disk.durable, Place::at(control.commit_lsn), Lsn::MAX);
+        let acceptor = Acceptor::restore(self.member, control, self.decoder.end);
+        self.acceptor = Some(acceptor.map_err(|error| format!("node {} cannot start: {error}", self.id()))?);
+        self.matched_to = TIMELINE_START;
+        self.commit_seen = Lsn(0);
+        Ok(())
+    }
+
+    /// Kills the process. What it had acknowledged must still be there.
+    pub fn crash(&mut self, rng: &mut Rng) -> Result<(), String> {
+        self.life += 1;
+        let acknowledged = self.acceptor.take().map_or(Lsn(0), |acceptor| acceptor.flush_lsn());
+        self.disk.crash(rng);
+        let found = scan(&self.disk.durable, Place::at(self.disk.control.commit_lsn), Lsn::MAX).end;
+        if found < acknowledged {
+            return Err(format!(
+                "node {} acknowledged {acknowledged}, but after a crash its WAL ends at {found}",
+                self.id()
+            ));
+        }
+        Ok(())
+    }
+
+    /// Loses the store: the node comes back empty, with a new store uuid (H4).
+    pub fn wipe(&mut self) {
+        self.life += 1;
+        self.acceptor = None;
+        self.member.store_uuid = StoreUuid::from_bytes([0xee; 16]);
+        self.disk = Disk::new(fresh_state());
+    }
+
+    /// The last whole record in bytes that were just written up to `end`.
+    pub fn decode(&mut self, at: Lsn, end: Lsn) -> Lsn {
+        if at < self.decoder.end {
+            self.decoder = Place::at(at);
+        }
+        self.decoder = scan(&self.disk.view, self.decoder, end);
+        self.decoder.end
+    }
+}
+
+fn member(index: usize, store: u8) -> Member {
+    Member { node_id: NodeId(index as u64 + 1), store_uuid: StoreUuid::from_bytes([store + index as u8; 16]) }
+}
+
+fn fresh_state() -> AcceptorState {
+    let members = (0..NODES).map(|index| member(index, 1)).collect();
+    let membership = Membership::new(Generation(1), members, None).expect("three different nodes");
+    let identity = TimelineIdentity {
+        tenant: TENANT,
+        timeline: TIMELINE,
+        system_identifier: 7,
+        pg_version_num: 170_011,
+        wal_segment_size_bytes: 16 << 20,
+        start_lsn: TIMELINE_START,
+    };
+    AcceptorState::new(identity, membership)
+}

@@ -1,0 +1,70 @@
+//! What an acceptor has promised, and which of it is durable.
+
+use std::collections::VecDeque;
+
+use ogel_ids::{CandidateId, Term};
+
+use super::AcceptorState;
+use crate::TermHistory;
+
+/// The part of the state that may only be spoken of once it is durable.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) struct Promise {
+    pub(super) term: Term,
+    pub(super) voted_for: Option<CandidateId>,
+    pub(super) history: TermHistory,
+}
+
+impl Promise {
+    fn of(state: &AcceptorState) -> Self {
+        Self { term: state.term, voted_for: state.voted_for, history: state.history.clone() }
+    }
+}
+
+/// Follows the control file: versions are written in order, so a version's completion makes all before it durable.
+#[derive(Debug)]
+pub(super) struct Promises {
+    durable: Promise,
+    durable_version: u64,
+    issued: VecDeque<(u64, Promise)>,
+    version: u64,
+}
+
+impl Promises {
+    pub(super) fn read_from_disk(state: &AcceptorState) -> Self {
+        Self { durable: Promise::of(state), durable_version: 0, issued: VecDeque::new(), version: 0 }
+    }
+
+    /// What may be spoken of.
+    pub(super) fn durable(&self) -> &Promise {
+        &self.durable
+    }
+
+    pub(super) fn durable_version(&self) -> u64 {
+        self.durable_version
+    }
+
+    /// Version of a write of `state` that is about to be issued.
+    pub(super) fn issue(&mut self, state: &AcceptorState) -> u64 {
+        self.version += 1;
+        self.issued.push_back((self.version, Promise::of(state)));
+        self.version
+    }
+
+    /// The version that will have made all of `state` durable.
+    pub(super) fn version_of(&self, state: &AcceptorState) -> u64 {
+        let newest = self.issued.back().map_or(&self.durable, |(_, promise)| promise);
+        let issued =
+            newest.term == state.term && newest.voted_for == state.voted_for && newest.history == state.history;
+        if issued { self.version } else { self.version + 1 }
+    }
+
+    pub(super) fn persisted(&mut self, version: u64) {
+        assert!(version <= self.version, "only what was issued can complete");
+        while self.issued.front().is_some_and(|(issued, _)| *issued <= version) {
+            if let Some((issued, promise)) = self.issued.pop_front() {
+                (self.durable_version, self.durable) = (issued, promise);
+            }
+        }
+    }
+}
