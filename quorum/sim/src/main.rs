@@ -1,5 +1,7 @@
 //! Replays one seed with a readable trace, or runs many.
 
+use std::process::ExitCode;
+
 use clap::Parser;
 use quorum_sim::{Bug, World, run_many};
 
@@ -20,7 +22,17 @@ struct Arguments {
     bug: Option<Bug>,
 }
 
-fn main() -> anyhow::Result<()> {
+fn main() -> ExitCode {
+    match run() {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("quorum-sim: {error}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn run() -> anyhow::Result<()> {
     let arguments = Arguments::parse();
     if cfg!(not(feature = "mutations")) && arguments.bug.is_some_and(|bug| bug != Bug::SameCandidate) {
         anyhow::bail!("this bug lies in the core: build with --features mutations");

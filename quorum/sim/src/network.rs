@@ -20,8 +20,6 @@ pub enum Place {
 pub struct Connection {
     /// The compute.
     pub compute: usize,
-    /// Number of its process.
-    pub compute_life: u64,
     /// The node.
     pub node: usize,
     /// Number of its process.
@@ -47,10 +45,9 @@ impl Network {
     }
 
     /// A new connection.
-    pub fn connect(&mut self, compute: (usize, u64), node: (usize, u64)) -> ConnectionId {
+    pub fn connect(&mut self, compute: usize, node: usize, node_life: u64) -> ConnectionId {
         self.last += 1;
-        let (compute, compute_life) = compute;
-        let connection = Connection { compute, compute_life, node: node.0, node_life: node.1, last_us: [0; 2] };
+        let connection = Connection { compute, node, node_life, last_us: [0; 2] };
         self.connections.insert(ConnectionId(self.last), connection);
         ConnectionId(self.last)
     }

@@ -146,6 +146,8 @@ pub struct World {
     happened: Happened,
     /// Faults have stopped.
     calm: bool,
+    /// Everybody has had time to catch up.
+    settled: bool,
     /// Clients write.
     writing: bool,
     over: bool,
@@ -169,6 +171,7 @@ impl World {
             observed: Observed::default(),
             happened: Happened::default(),
             calm: false,
+            settled: false,
             writing: true,
             over: false,
             violation: None,

@@ -31,13 +31,6 @@ pub struct Reign {
     pub wal: Vec<u8>,
 }
 
-impl Reign {
-    /// End of its own WAL.
-    pub fn end(&self) -> Lsn {
-        Lsn(self.start.0 + self.wal.len() as u64)
-    }
-}
-
 /// Everything that was ever observed in a run; outlives crashes.
 #[derive(Debug, Default)]
 pub struct Observed {
@@ -49,6 +42,8 @@ pub struct Observed {
     /// In which terms commits were announced behind the term's start.
     pub commit_terms: BTreeSet<Term>,
     proposer_commit: BTreeMap<Term, Lsn>,
+    /// Highest commit announced by somebody of a term, proposer or acceptor.
+    commit_by_term: BTreeMap<Term, Lsn>,
     /// A lost store may have taken one of the copies with it.
     pub wiped_stores: usize,
 }
@@ -101,7 +96,7 @@ impl Observed {
         }
         let log = self.log_of(&reign.history.clone(), commit);
         let log = log.ok_or_else(|| format!("term {term} commits {commit}, which it never wrote"))?;
-        self.commit(&log, commit)
+        self.commit(&log, commit, term)
     }
 
     /// An acceptor announced a commit.
@@ -110,11 +105,14 @@ impl Observed {
         node.commit_seen = commit;
         let log = node.disk.durable.get(..offset(commit));
         let log = log.ok_or_else(|| format!("node {} commits {commit} without the WAL on disk", node.id()))?.to_vec();
-        self.commit(&log, commit).map_err(|error| format!("node {}: {error}", node.id()))
+        let term = node.acceptor.as_ref().map_or(Term(u64::MAX), |acceptor| acceptor.status().term);
+        self.commit(&log, commit, term).map_err(|error| format!("node {}: {error}", node.id()))
     }
 
-    fn commit(&mut self, log: &[u8], commit: Lsn) -> Verdict {
+    fn commit(&mut self, log: &[u8], commit: Lsn, term: Term) -> Verdict {
         committed_equal::check(&self.committed, log, commit)?;
+        let highest = self.commit_by_term.entry(term).or_default();
+        *highest = commit.max(*highest);
         if log.len() > self.committed.len() {
             self.committed = log.to_vec();
         }

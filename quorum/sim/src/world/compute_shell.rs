@@ -76,7 +76,7 @@ impl World {
         if self.nodes[node].acceptor.is_none() || !reachable {
             return self.reconnect(compute, node);
         }
-        let connection = self.network.connect((compute, life), (node, self.nodes[node].life));
+        let connection = self.network.connect(compute, node, self.nodes[node].life);
         self.computes[compute].connections.insert(id, connection);
         self.compute_event(compute, ProposerEvent::Connected(id));
     }
@@ -197,7 +197,7 @@ impl World {
         let (start, elected_us) = (writer.victory.start_lsn, writer.elected_us);
         let known = self.nodes.iter().flat_map(|node| &node.acceptor).any(|a| a.commit_lsn() >= start);
         if !known {
-            if self.calm && self.now_us - elected_us > PROMPT_US {
+            if self.settled && self.now_us - elected_us > PROMPT_US {
                 self.verify(Err(format!("liveness: no acceptor knows the term's start {start} as committed (H8)")));
             }
             return self.after(20_000, Due::AwaitBasebackup { compute, life });
@@ -220,7 +220,7 @@ impl World {
         if self.computes[compute].life != life {
             return;
         }
-        let pause_us = self.rng.range(500, 40_000);
+        let pause_us = if self.calm { self.rng.range(50_000, 400_000) } else { self.rng.range(500, 40_000) };
         self.after(pause_us, Due::Write { compute, life });
         loop {
             let slot = &mut self.computes[compute];

@@ -115,6 +115,7 @@ impl World {
         match stage {
             CalmStage::Restart => {
                 self.judge("25 s after the faults have stopped", false);
+                self.settled = true;
                 self.stop_compute(0);
                 self.after(0, Due::StartCompute { compute: 0 });
                 self.after(3_000_000, Due::Stage(CalmStage::Quiet));
