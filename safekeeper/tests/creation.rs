@@ -7,8 +7,8 @@ use quorum::RefusalCode;
 
 #[tokio::test]
 async fn creation_is_idempotent_and_refuses_what_differs() {
-    let folder = tempfile::tempdir().unwrap();
-    let node = Node::start(folder.path(), 1).await;
+    let folder = node::folder("creation_is_idempotent_and_refuses_what_differs");
+    let node = Node::start(&folder, 1).await;
     let wal = Wal::new();
     assert_eq!(node.create(timeline(1), &wal, &[node.member]).await.0, 201);
     assert_eq!(node.create(timeline(1), &wal, &[node.member]).await.0, 200);
@@ -26,8 +26,8 @@ async fn creation_is_idempotent_and_refuses_what_differs() {
 
 #[tokio::test]
 async fn a_prefix_that_is_not_the_timelines_wal_is_refused() {
-    let folder = tempfile::tempdir().unwrap();
-    let node = Node::start(folder.path(), 1).await;
+    let folder = node::folder("a_prefix_that_is_not_the_timelines_wal_is_refused");
+    let node = Node::start(&folder, 1).await;
     for damage in [100, 5000, 9000] {
         let mut wal = Wal::new();
         wal.damage_prefix(damage);
@@ -39,8 +39,8 @@ async fn a_prefix_that_is_not_the_timelines_wal_is_refused() {
 
 #[tokio::test]
 async fn a_wiped_store_does_not_vote() {
-    let folder = tempfile::tempdir().unwrap();
-    let path = folder.path().join("store");
+    let folder = node::folder("a_wiped_store_does_not_vote");
+    let path = folder.join("store");
     let node = Node::start(&path, 1).await;
     let (wal, before) = (Wal::new(), node.member);
     assert_eq!(node.create(timeline(1), &wal, &[before]).await.0, 201);

@@ -26,7 +26,7 @@ fn overwrite(folder: &Path, at: Lsn, bytes: &[u8]) {
 async fn node_with_wal(folder: &Path, records: usize, length: usize) -> (Node, Wal) {
     let node = Node::start(folder, 1).await;
     let mut wal = Wal::new();
-    assert_eq!(node.create(timeline(1), &wal, &[node.member]).await.0, 201);
+    assert_eq!(node.create(timeline(1), &wal, &node::with_strangers(node.member)).await.0, 201);
     let mut proposer = TestProposer::elect(&node, timeline(1), 1).await;
     for _ in 0..records {
         let begin = wal.end();
@@ -42,10 +42,10 @@ async fn node_with_wal(folder: &Path, records: usize, length: usize) -> (Node, W
 
 #[tokio::test]
 async fn acknowledged_wal_survives_a_restart() {
-    let folder = tempfile::tempdir().unwrap();
-    let (node, mut wal) = node_with_wal(folder.path(), 40, 700_000).await;
+    let folder = node::folder("acknowledged_wal_survives_a_restart");
+    let (node, mut wal) = node_with_wal(&folder, 10, 700_000).await;
     node.stop().await;
-    let node = Node::start(folder.path(), 1).await;
+    let node = Node::start(&folder, 1).await;
     let state = node.state(timeline(1)).await;
     assert_eq!(state["flush_lsn"], wal.end().to_string());
     assert_eq!(state["term"], 1);
@@ -56,10 +56,12 @@ async fn acknowledged_wal_survives_a_restart() {
     let bytes = wal.append(100);
     proposer.append(begin, &bytes, Lsn(0)).await;
     proposer.flushed(wal.end()).await;
-    let files: Vec<u8> = [Lsn(0x100_0000), Lsn(0x200_0000)]
-        .iter()
-        .flat_map(|at| std::fs::read(segment(folder.path(), *at)).unwrap())
-        .collect();
+    let mut at = Wal::first();
+    let mut files = Vec::new();
+    while at < wal.end() {
+        files.extend(std::fs::read(segment(&folder, at)).unwrap());
+        at = Lsn(at.0 + u64::from(node::wal::SEGMENT_SIZE));
+    }
     let expected = wal.range(Wal::first(), wal.end());
     assert!(files[..expected.len()] == *expected, "the files are byte for byte what was sent");
     assert!(files[expected.len()..].iter().all(|byte| *byte == 0), "and zeros behind it");
@@ -67,30 +69,33 @@ async fn acknowledged_wal_survives_a_restart() {
 
 #[tokio::test]
 async fn a_torn_tail_is_dropped() {
-    let folder = tempfile::tempdir().unwrap();
-    let (node, mut wal) = node_with_wal(folder.path(), 3, 5000).await;
+    let folder = node::folder("a_torn_tail_is_dropped");
+    let (node, mut wal) = node_with_wal(&folder, 3, 5000).await;
     node.stop().await;
     let end = wal.end();
     let unacknowledged = wal.append(9000);
-    overwrite(folder.path(), end, &unacknowledged[..4000]);
+    overwrite(&folder, end, &unacknowledged[..4000]);
 
-    let node = Node::start(folder.path(), 1).await;
+    let node = Node::start(&folder, 1).await;
     assert_eq!(node.state(timeline(1)).await["flush_lsn"], end.to_string());
     TestProposer::elect(&node, timeline(1), 2).await;
-    let bytes = std::fs::read(segment(folder.path(), end)).unwrap();
+    let bytes = std::fs::read(segment(&folder, end)).unwrap();
     let offset = end.segment_offset(node::wal::SEGMENT_SIZE.into()) as usize;
-    assert!(bytes[offset..].iter().all(|byte| *byte == 0), "an election leaves no stale bytes behind the log's end (H2)");
+    assert!(
+        bytes[offset..].iter().all(|byte| *byte == 0),
+        "an election leaves no stale bytes behind the log's end (H2)"
+    );
 }
 
 #[tokio::test]
 async fn rot_in_acknowledged_wal_takes_the_vote_of_one_timeline_only() {
-    let folder = tempfile::tempdir().unwrap();
-    let (node, wal) = node_with_wal(folder.path(), 3, 5000).await;
-    assert_eq!(node.create(timeline(2), &Wal::new(), &[node.member]).await.0, 201);
+    let folder = node::folder("rot_in_acknowledged_wal_takes_the_vote_of_one_timeline_only");
+    let (node, wal) = node_with_wal(&folder, 3, 5000).await;
+    assert_eq!(node.create(timeline(2), &Wal::new(), &node::with_strangers(node.member)).await.0, 201);
     node.stop().await;
-    overwrite(folder.path(), Lsn(wal.start().0 + 6000), b"rot");
+    overwrite(&folder, Lsn(wal.start().0 + 6000), b"rot");
 
-    let node = Node::start(folder.path(), 1).await;
+    let node = Node::start(&folder, 1).await;
     let mut proposer = TestProposer::connect(&node, timeline(1)).await;
     let (code, text) = proposer.refusal().await;
     assert_eq!(code, RefusalCode::DamagedWal);
@@ -102,21 +107,21 @@ async fn rot_in_acknowledged_wal_takes_the_vote_of_one_timeline_only() {
 
 #[tokio::test]
 async fn a_damaged_control_file_takes_the_vote() {
-    let folder = tempfile::tempdir().unwrap();
-    let (node, _) = node_with_wal(folder.path(), 1, 100).await;
+    let folder = node::folder("a_damaged_control_file_takes_the_vote");
+    let (node, _) = node_with_wal(&folder, 1, 100).await;
     node.stop().await;
-    let control = segment(folder.path(), Lsn(0x100_0000)).with_file_name("control");
+    let control = segment(&folder, Lsn(0x100_0000)).with_file_name("control");
     let mut bytes = std::fs::read(&control).unwrap();
     bytes[70] ^= 1;
     std::fs::write(&control, bytes).unwrap();
-    let node = Node::start(folder.path(), 1).await;
+    let node = Node::start(&folder, 1).await;
     assert_eq!(TestProposer::connect(&node, timeline(1)).await.refusal().await.0, RefusalCode::DamagedWal);
 }
 
 #[tokio::test]
 async fn a_term_that_departs_replaces_what_was_not_committed() {
-    let folder = tempfile::tempdir().unwrap();
-    let (node, mut wal) = node_with_wal(folder.path(), 2, 3000).await;
+    let folder = node::folder("a_term_that_departs_replaces_what_was_not_committed");
+    let (node, mut wal) = node_with_wal(&folder, 2, 3000).await;
     let common = wal.end();
     let mut other = wal.fork(99);
     let mut first = TestProposer::elect(&node, timeline(1), 2).await;
@@ -137,14 +142,14 @@ async fn a_term_that_departs_replaces_what_was_not_committed() {
     second.flushed(other.end()).await;
     node.stop().await;
 
-    let node = Node::start(folder.path(), 1).await;
+    let node = Node::start(&folder, 1).await;
     assert_eq!(node.state(timeline(1)).await["flush_lsn"], other.end().to_string());
 }
 
 #[tokio::test]
 async fn wal_that_does_not_decode_is_not_acknowledged() {
-    let folder = tempfile::tempdir().unwrap();
-    let (node, mut wal) = node_with_wal(folder.path(), 1, 100).await;
+    let folder = node::folder("wal_that_does_not_decode_is_not_acknowledged");
+    let (node, mut wal) = node_with_wal(&folder, 1, 100).await;
     let mut proposer = TestProposer::elect(&node, timeline(1), 2).await;
     let begin = wal.end();
     let mut bytes = wal.append(1000);

@@ -5,10 +5,13 @@ pub mod proposer;
 pub mod reader;
 pub mod wal;
 
-use std::{path::Path, time::Duration};
+use std::{
+    path::{Path, PathBuf},
+    time::Duration,
+};
 
 use clap::Parser;
-use ogel_ids::{TenantId, TimelineId};
+use ogel_ids::{NodeId, StoreUuid, TenantId, TimelineId};
 use ogel_pgwire::{Address, ConnectOptions};
 use ogel_service::Shutdown;
 use quorum::Member;
@@ -27,6 +30,17 @@ pub fn timeline(n: u8) -> TimelineId {
     TimelineId::from_bytes([n; 16])
 }
 
+/// An empty folder of this name. It outlives the test, because a node whose folder vanishes ends the process.
+pub fn folder(name: &str) -> PathBuf {
+    let path = Path::new(env!("CARGO_TARGET_TMPDIR")).join(env!("CARGO_CRATE_NAME")).join(name);
+    match std::fs::remove_dir_all(&path) {
+        Err(error) if error.kind() != std::io::ErrorKind::NotFound => panic!("{}: {error}", path.display()),
+        _ => {}
+    }
+    std::fs::create_dir_all(&path).unwrap();
+    path
+}
+
 /// A running safekeeper.
 pub struct Node {
     pub member: Member,
@@ -34,6 +48,12 @@ pub struct Node {
     pub http: String,
     shutdown: Shutdown,
     task: JoinHandle<()>,
+}
+
+/// The node and two that are not there: nothing is committed unless the test's proposer says so.
+pub fn with_strangers(member: Member) -> [Member; 3] {
+    let stranger = |n: u8| Member { node_id: NodeId(n.into()), store_uuid: StoreUuid::from_bytes([n; 16]) };
+    [member, stranger(102), stranger(103)]
 }
 
 /// Ports taken before the nodes start, so that each can be told of the others.

@@ -47,7 +47,8 @@ impl TestProposer {
 
     /// The next message, `None` when the node has closed the connection.
     pub async fn receive(&mut self) -> Option<AcceptorMessage> {
-        let frame: Option<Bytes> = timeout(LIMIT, self.reader.receive()).await.expect("an answer in time").unwrap_or(None);
+        let frame: Option<Bytes> =
+            timeout(LIMIT, self.reader.receive()).await.expect("an answer in time").unwrap_or(None);
         frame.map(|frame| AcceptorMessage::decode(frame).unwrap())
     }
 
@@ -66,7 +67,8 @@ impl TestProposer {
     pub async fn vote(&mut self, term: u64) -> Vote {
         self.term = Term(term);
         let candidate = CandidateId::from_bytes([term as u8; 16]);
-        self.send(ProposerMessage::VoteRequest(VoteRequest { generation: Generation(1), term: self.term, candidate })).await;
+        self.send(ProposerMessage::VoteRequest(VoteRequest { generation: Generation(1), term: self.term, candidate }))
+            .await;
         loop {
             match self.receive().await {
                 Some(AcceptorMessage::Vote(vote)) => return vote,
@@ -80,7 +82,8 @@ impl TestProposer {
         let candidate = CandidateId::from_bytes([self.term.0 as u8; 16]);
         let elected = Elected { generation: Generation(1), term: self.term, candidate, truncate_at, history };
         self.send(ProposerMessage::Elected(elected)).await;
-        self.answer(|answer| answer.term == self.term).await
+        let term = self.term;
+        self.answer(|answer| answer.term == term).await
     }
 
     pub async fn append(&mut self, begin: Lsn, wal: &[u8], commit_lsn: Lsn) {

@@ -31,7 +31,8 @@ impl TestReader {
 
     /// Takes one message; returns its tag and the end of what the sender has.
     pub async fn receive(&mut self) -> Result<(u8, Lsn), WireError> {
-        let mut frame = timeout(LIMIT, self.reader.receive()).await.expect("a message in time")?.ok_or(WireError::Closed)?;
+        let mut frame =
+            timeout(LIMIT, self.reader.receive()).await.expect("a message in time")?.ok_or(WireError::Closed)?;
         match frame.get_u8() {
             b'w' => {
                 assert_eq!(Lsn(frame.get_u64()), self.end(), "WAL comes without gaps");

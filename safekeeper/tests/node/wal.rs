@@ -3,10 +3,11 @@
 use ogel_ids::Lsn;
 use wal_decoder::writer::{AppendAt, RecordContent, append_record};
 
-pub const SEGMENT_SIZE: u32 = 16 << 20;
+/// The smallest that PostgreSQL has: the tests cross segments often.
+pub const SEGMENT_SIZE: u32 = 1 << 20;
 pub const SYSTEM_ID: u64 = 7_300_000_000_000_000_001;
 /// The log begins with this segment.
-const FIRST: Lsn = Lsn(SEGMENT_SIZE as u64);
+const FIRST: Lsn = Lsn(0x100_0000);
 
 /// A log that grows; its beginning is the timeline's creation.
 #[derive(Clone)]
@@ -20,7 +21,8 @@ pub struct Wal {
 impl Wal {
     /// A few records before the timeline's start.
     pub fn new() -> Self {
-        let at = AppendAt { end: FIRST, prev: Lsn(0), system_id: SYSTEM_ID, segment_size: SEGMENT_SIZE, timeline_id: 1 };
+        let at =
+            AppendAt { end: FIRST, prev: Lsn(0), system_id: SYSTEM_ID, segment_size: SEGMENT_SIZE, timeline_id: 1 };
         let mut wal = Self { bytes: Vec::new(), at, start: FIRST, content: 1 };
         for _ in 0..3 {
             wal.append(3000);
@@ -38,7 +40,8 @@ impl Wal {
     pub fn append(&mut self, length: usize) -> Vec<u8> {
         let data: Vec<u8> = (0..length)
             .map(|_| {
-                self.content = self.content.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
+                self.content =
+                    self.content.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
                 (self.content >> 56) as u8
             })
             .collect();
