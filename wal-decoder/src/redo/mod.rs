@@ -120,3 +120,5 @@ pub fn apply_slru(kind: SlruKind, page: &mut Page, delta: &[u8]) -> Result<(), R
     slru::apply(kind, page, DeltaView::parse(delta)?)
 }
 
+#[cfg(test)]
+mod tests;

@@ -7,6 +7,11 @@
 //! A page whose history begins before the WAL at hand (`initdb` logs nothing) starts from the first such image; that record counts as
 //! *seeded*, not as compared. After a difference the page continues from PostgreSQL's image, so that each difference stands for itself.
 
+use anyhow::{Context, Result};
+use ogel_ids::Lsn;
+use std::ops::ControlFlow;
+use wal_decoder::stream::StreamDecoder;
+
 mod checker;
 mod pages;
 mod report;
@@ -15,3 +20,36 @@ mod wal_files;
 pub use checker::{Checker, Options};
 pub use report::{Difference, Report};
 pub use wal_files::WalFiles;
+
+/// Which records to check.
+#[derive(Debug, Clone, Copy)]
+pub struct Range {
+    /// The first record starts here or later.
+    pub start: Lsn,
+    /// The last record starts before.
+    pub end: Lsn,
+    /// End after the first record with a difference.
+    pub stop_at_first: bool,
+}
+
+/// Checks the records that the decoder has been fed; breaks at the end of the WAL or of the range.
+pub fn check(checker: &mut Checker, decoder: &mut StreamDecoder, range: Range) -> Result<ControlFlow<()>> {
+    loop {
+        let record = match decoder.next_record() {
+            Ok(Some(record)) => record,
+            Ok(None) => return Ok(ControlFlow::Continue(())),
+            Err(error) if error.is_end_of_wal() => return Ok(ControlFlow::Break(())),
+            Err(error) => return Err(error).context("the WAL goes on with bytes that are not a record"),
+        };
+        if record.start < range.start {
+            continue;
+        }
+        if record.start >= range.end {
+            return Ok(ControlFlow::Break(()));
+        }
+        checker.record(record.start, record.end, &record.bytes)?;
+        if range.stop_at_first && checker.report().difference_count > 0 {
+            return Ok(ControlFlow::Break(()));
+        }
+    }
+}

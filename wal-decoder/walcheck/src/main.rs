@@ -1,11 +1,11 @@
 //! `walcheck DIR`: compares native redo with PostgreSQL's over the WAL of a cluster that ran with `wal_consistency_checking = all`.
 
-use anyhow::{Context, Result};
+use anyhow::Result;
 use clap::Parser;
 use ogel_ids::Lsn;
 use std::{path::PathBuf, process::ExitCode};
-use wal_decoder::{record::ParsedRecord, redo::mask::Strictness, stream::StreamDecoder};
-use walcheck::{Checker, Options, WalFiles};
+use wal_decoder::{redo::mask::Strictness, stream::StreamDecoder};
+use walcheck::{Checker, Options, Range, WalFiles};
 
 /// Applies the WAL of a cluster that ran with wal_consistency_checking=all and full_page_writes=off, and compares every page with the
 /// image that PostgreSQL logged.
@@ -66,6 +66,7 @@ fn run(args: &Args) -> Result<ExitCode> {
 fn check(args: &Args, files: &WalFiles, checker: &mut Checker) -> Result<()> {
     let start = args.start.unwrap_or(files.start());
     let first_page = Lsn(start.0 - start.page_offset());
+    let range = Range { start, end: args.end.unwrap_or(Lsn::MAX), stop_at_first: args.stop_at_first };
     let mut decoder = StreamDecoder::find_first(first_page, files.segment_size(), None)?;
     for segment in files.segments(start) {
         let (at, mut content) = segment?;
@@ -73,25 +74,8 @@ fn check(args: &Args, files: &WalFiles, checker: &mut Checker) -> Result<()> {
             content = content.slice((first_page.0 - at.0) as usize..);
         }
         decoder.feed(content);
-        loop {
-            let record = match decoder.next_record() {
-                Ok(Some(record)) => record,
-                Ok(None) => break,
-                Err(error) if error.is_end_of_wal() => return Ok(()),
-                Err(error) => return Err(error).context("the WAL ends in bytes that are not a record"),
-            };
-            if record.start < start {
-                continue;
-            }
-            if args.end.is_some_and(|end| record.start >= end) {
-                return Ok(());
-            }
-            let parsed =
-                ParsedRecord::parse(&record.bytes).with_context(|| format!("cannot parse the record at {}", record.start))?;
-            checker.record(record.start, record.end, &parsed);
-            if args.stop_at_first && checker.report().difference_count > 0 {
-                return Ok(());
-            }
+        if walcheck::check(checker, &mut decoder, range)?.is_break() {
+            return Ok(());
         }
     }
     Ok(())

@@ -28,6 +28,12 @@ impl Pages {
         slot
     }
 
+    pub(crate) fn remove(&mut self, at: PageRef) {
+        if let Some(pages) = self.forks.get_mut(&at.rel) {
+            pages.remove(&at.block);
+        }
+    }
+
     /// Forgets a fork's pages from `blocks` on.
     pub(crate) fn truncate(&mut self, rel: RelFork, blocks: u32) {
         if let Some(pages) = self.forks.get_mut(&rel) {
