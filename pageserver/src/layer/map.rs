@@ -1,8 +1,16 @@
-//! Which layers there are.
+//! Which layers there are, and the order in which they are read.
 
 use std::sync::Arc;
 
-use super::{file::LayerFile, memory::MemoryLayer};
+use ogel_ids::Lsn;
+
+use super::{
+    Io,
+    file::{LayerError, LayerFile},
+    memory::MemoryLayer,
+    reconstruct::{Reconstruction, Scan},
+};
+use crate::keyspace::Key;
 
 /// An immutable snapshot of a timeline's layers. Changing it means swapping in another one, so that readers are never blocked by
 /// a flush or a rewrite: they keep the one they pinned.
@@ -35,6 +43,38 @@ impl LayerMap {
         files.extend(file);
         sort_newest_first(&mut files);
         LayerMap { open: self.open.clone(), frozen, files }
+    }
+
+    /// Collects the versions of `key` up to `at`, from the newest layer to the oldest, until there are enough.
+    pub fn visit(&self, key: &Key, at: Lsn, reconstruction: &mut Reconstruction<'_>, io: Io) -> Result<(), LayerError> {
+        for layer in self.memory().filter(|layer| layer.start < at) {
+            layer.visit(key, at, reconstruction);
+            if reconstruction.is_done() {
+                return Ok(());
+            }
+        }
+        for file in &self.files {
+            let header = file.header();
+            let reaches = header.lsns.start < at || header.lsns.end <= at;
+            if reaches && header.keys.contains(key) {
+                file.visit(key, at, reconstruction, io)?;
+                if reconstruction.is_done() {
+                    return Ok(());
+                }
+            }
+        }
+        Ok(())
+    }
+
+    /// Collects the newest versions of a range of keys.
+    pub fn scan(&self, scan: &mut Scan, io: Io) -> Result<(), LayerError> {
+        self.memory().for_each(|layer| layer.scan(scan));
+        let range = scan.range;
+        self.files.iter().filter(|file| file.header().keys.overlaps(&range)).try_for_each(|file| file.scan(scan, io))
+    }
+
+    fn memory(&self) -> impl Iterator<Item = &Arc<MemoryLayer>> {
+        std::iter::once(&self.open).chain(&self.frozen)
     }
 }
 

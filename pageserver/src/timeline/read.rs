@@ -57,37 +57,8 @@ impl ReadError {
 pub(super) fn newest_image(layers: &LayerMap, key: &Key, at: Lsn, io: Io) -> Result<Option<(Lsn, Bytes)>, LayerError> {
     let unknown = |_| None;
     let mut reconstruction = Reconstruction::new(&unknown);
-    collect(layers, key, at, &mut reconstruction, io)?;
+    layers.visit(key, at, &mut reconstruction, io)?;
     Ok(reconstruction.newest().zip(reconstruction.base))
-}
-
-/// Visits the layers from the newest to the oldest until `reconstruction` has enough.
-fn collect(
-    layers: &LayerMap,
-    key: &Key,
-    at: Lsn,
-    reconstruction: &mut Reconstruction<'_>,
-    io: Io,
-) -> Result<(), LayerError> {
-    for layer in std::iter::once(&layers.open).chain(&layers.frozen) {
-        if layer.start < at {
-            layer.visit(key, at, reconstruction);
-            if reconstruction.is_done() {
-                return Ok(());
-            }
-        }
-    }
-    for file in &layers.files {
-        let header = file.header();
-        let reaches = header.lsns.start < at || header.lsns.end <= at;
-        if reaches && header.keys.contains(key) {
-            file.visit(key, at, reconstruction, io)?;
-            if reconstruction.is_done() {
-                return Ok(());
-            }
-        }
-    }
-    Ok(())
 }
 
 impl Timeline {
@@ -98,14 +69,8 @@ impl Timeline {
 
     /// All values of a range of keys that hold images only.
     pub fn scan(&self, range: KeyRange, at: Lsn, io: Io) -> Result<BTreeMap<Key, Bytes>, ReadError> {
-        let layers = self.pin_layers();
         let mut scan = Scan::new(range, at);
-        for layer in std::iter::once(&layers.open).chain(&layers.frozen) {
-            layer.scan(&mut scan);
-        }
-        for file in layers.files.iter().filter(|file| file.header().keys.overlaps(&range)) {
-            file.scan(&mut scan, io)?;
-        }
+        self.pin_layers().scan(&mut scan, io)?;
         Ok(scan.finish())
     }
 
@@ -188,7 +153,7 @@ impl Timeline {
         let cache = &self.environment.page_cache;
         let known = |version| cache.get(self.number, &key, version);
         let mut reconstruction = Reconstruction::new(&known);
-        collect(&self.pin_layers(), &key, at, &mut reconstruction, io)?;
+        self.pin_layers().visit(&key, at, &mut reconstruction, io)?;
         match &reconstruction.base {
             Some(image) if image.len() == PAGE_SIZE => page.copy_from_slice(image),
             Some(image) => return Err(ReadError::BadValue { what: key.describe(), len: image.len() }),

@@ -1,0 +1,395 @@
+//! A timeline from its creation over ingest, fences, restarts and broken safekeepers, with WAL that the test writes itself.
+
+mod support;
+
+use std::{path::Path, sync::Arc, time::Duration};
+
+use ogel_ids::Lsn;
+use parking_lot::Mutex;
+use support::{FakeSafekeeper, SEGMENT, Server, TENANT, TIMELINE, Wal, template};
+use wal_decoder::{
+    checkpoint_state::CheckpointState,
+    key::{Fork, Rel, RelFork},
+    v17::rmgr,
+    writer::{AppendAt, RecordContent, append_record, shutdown_checkpoint},
+};
+
+/// WAL under construction behind a timeline's start.
+struct WalWriter {
+    at: AppendAt,
+}
+
+impl WalWriter {
+    fn behind(server: &Server) -> WalWriter {
+        let timeline = server.timeline();
+        let head = timeline.head();
+        let system_id = timeline.system_identifier;
+        WalWriter {
+            at: AppendAt {
+                end: head.lsn,
+                prev: head.state.prev_record_lsn,
+                system_id,
+                segment_size: SEGMENT,
+                timeline_id: 1,
+            },
+        }
+    }
+
+    fn took(&mut self, appended: wal_decoder::writer::Appended) -> Vec<u8> {
+        (self.at.prev, self.at.end) = (appended.start, appended.end);
+        appended.bytes
+    }
+
+    /// A record that creates a relation fork.
+    fn create(&mut self, rel: RelFork) -> Vec<u8> {
+        let numbers = [rel.rel.spc, rel.rel.db, rel.rel.rel, rel.fork as u32];
+        let main_data: Vec<u8> = numbers.into_iter().flat_map(u32::to_le_bytes).collect();
+        let content = RecordContent { rmid: rmgr::SMGR, info: rmgr::smgr::CREATE, xid: 0, main_data: &main_data };
+        let appended = append_record(&self.at, &content).unwrap();
+        self.took(appended)
+    }
+
+    fn noise(&mut self, bytes: usize) -> Vec<u8> {
+        let main_data = vec![0x5a; bytes];
+        let content = RecordContent { rmid: rmgr::XLOG, info: rmgr::xlog::NOOP, xid: 0, main_data: &main_data };
+        let appended = append_record(&self.at, &content).unwrap();
+        self.took(appended)
+    }
+
+    fn checkpoint(&mut self, state: &CheckpointState) -> Vec<u8> {
+        let (appended, _) = shutdown_checkpoint(&self.at, state, 1_800_000_000).unwrap();
+        self.took(appended)
+    }
+
+    /// A record of a custom resource manager.
+    fn unknown(&mut self) -> Vec<u8> {
+        let content = RecordContent { rmid: 130, info: 0, xid: 0, main_data: b"?" };
+        let appended = append_record(&self.at, &content).unwrap();
+        self.took(appended)
+    }
+}
+
+fn rel(number: u32) -> RelFork {
+    Rel { spc: 1663, db: 5, rel: number }.fork(Fork::Main)
+}
+
+/// A pageserver with one new timeline, and a safekeeper that has nothing behind its start yet.
+async fn cluster(data: &Path, template: &str) -> (Server, FakeSafekeeper, WalWriter) {
+    let safekeeper = FakeSafekeeper::start(Arc::default()).await;
+    let server = Server::start(data, template, &[&safekeeper.address], &[]).await;
+    let start = server.pageserver.timelines().get(&(TENANT, TIMELINE)).is_none().then_some(());
+    assert!(start.is_some(), "the data folder is new");
+    // WAL must be there before the timeline follows it.
+    safekeeper.change(|wal| wal.start = Lsn(0x0200_00a0));
+    let (timeline, created) = server.pageserver.create(TENANT, TIMELINE).await.unwrap();
+    assert!(created);
+    safekeeper.change(|wal| {
+        wal.start = timeline.start_lsn;
+        wal.terms = vec![(1, timeline.start_lsn)];
+    });
+    let writer = WalWriter::behind(&server);
+    (server, safekeeper, writer)
+}
+
+const NEWEST: Lsn = Lsn::MAX;
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_template_becomes_a_timeline_of_its_own() {
+    let Some(template) = template() else { return };
+    let folder = tempfile::tempdir().unwrap();
+    let (server, _safekeeper, _) = cluster(folder.path(), &template).await;
+    let timeline = server.timeline();
+    let (again, created) = server.pageserver.create(TENANT, TIMELINE).await.unwrap();
+    assert!(!created && again.system_identifier == timeline.system_identifier);
+    let other = server.pageserver.create(TENANT, ogel_ids::TimelineId::from_bytes([0xcc; 16])).await.unwrap().0;
+    assert_ne!(other.system_identifier, timeline.system_identifier);
+    let prefix = timeline.wal_prefix().unwrap();
+    assert_eq!(prefix.len() as u64, timeline.start_lsn.segment_offset(u64::from(SEGMENT)));
+    assert_eq!(prefix[24..32], timeline.system_identifier.to_le_bytes());
+
+    let mut pages = server.pagestream(1).await;
+    let pg_class = rel(1259);
+    let count = pages.block_count(pg_class, (NEWEST, timeline.start_lsn)).await;
+    assert_eq!(count.tag, 102);
+    let answer = pages.pages(pg_class, &[0, 1, 4_000_000], (NEWEST, timeline.start_lsn)).await;
+    assert_eq!((answer.tag, answer.rest.len()), (103, 2 + 3 * 8192));
+    assert!(answer.rest[2..8194].iter().any(|byte| *byte != 0), "pg_class has a first page");
+    assert!(answer.rest[2 + 2 * 8192..].iter().all(|byte| *byte == 0), "out of range reads as zeros");
+    assert_eq!(pages.block_count(rel(99_999), (NEWEST, Lsn(0))).await.error().0, 1);
+    assert_eq!(pages.block_count(pg_class, (Lsn(8), Lsn(8))).await.error().0, 3, "below the start");
+    pages.ask(77, 9, (NEWEST, Lsn(0)), |_| ());
+    let refused = pages.answer().await;
+    assert_eq!((refused.id, refused.error().0), (9, 5));
+    server.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn requests_wait_for_wal_and_restarts_lose_nothing() {
+    let Some(template) = template() else { return };
+    let folder = tempfile::tempdir().unwrap();
+    let (server, safekeeper, mut writer) = cluster(folder.path(), &template).await;
+    let start = server.timeline().start_lsn;
+    assert_eq!(server.timeline().state_at(start).unwrap().prev_record_lsn, writer.at.prev);
+
+    // The request is there before the WAL.
+    let mut pages = server.pagestream(1).await;
+    let record = writer.create(rel(20_000));
+    let end = writer.at.end;
+    pages.ask(2, 5, (NEWEST, end), |out| support::put_rel(rel(20_000), out));
+    let waiting = tokio::spawn(async move { pages.answer().await });
+    safekeeper.change(|wal| wal.bytes.extend(record));
+    let answer = waiting.await.unwrap();
+    assert_eq!((answer.tag, answer.id, answer.lsn), (102, 5, end));
+    let mut pages = server.pagestream(1).await;
+    assert_eq!(pages.block_count(rel(20_000), (start, start)).await.error().0, 1, "not there before its record");
+
+    // Across page and segment boundaries, then a clean stop.
+    while writer.at.end.segment_number(u64::from(SEGMENT)) < 4 {
+        let record = writer.noise(900_001);
+        safekeeper.change(|wal| wal.bytes.extend(record));
+    }
+    let record = writer.create(rel(20_001));
+    safekeeper.change(|wal| wal.bytes.extend(record));
+    server.wait_for(writer.at.end, 1).await;
+    server.stop().await;
+
+    let server = Server::start(folder.path(), &template, &[&safekeeper.address], &[]).await;
+    let timeline = server.timeline();
+    assert_eq!(timeline.disk_consistent_lsn(), writer.at.end, "a clean stop writes everything");
+    assert_eq!(timeline.term_history().len(), 1);
+    // More WAL is ingested but not written: as after kill -9, only what was on disk counts, and the rest comes again.
+    let record = writer.create(rel(20_002));
+    safekeeper.change(|wal| wal.bytes.extend(record));
+    server.wait_for(writer.at.end, 1).await;
+    let copy = tempfile::tempdir().unwrap();
+    copy_folder(folder.path(), copy.path());
+    let after_crash = Server::start(copy.path(), &template, &[&safekeeper.address], &[]).await;
+    after_crash.wait_for(writer.at.end, 1).await;
+    let mut pages = after_crash.pagestream(1).await;
+    for number in [20_000, 20_001, 20_002] {
+        assert_eq!(pages.block_count(rel(number), (NEWEST, writer.at.end)).await.tag, 102, "relation {number}");
+    }
+    let deadline = tokio::time::Instant::now() + Duration::from_secs(20);
+    while safekeeper.wal.lock().feedback[0] != writer.at.end {
+        assert!(tokio::time::Instant::now() < deadline, "the safekeeper is told how far the pageserver is");
+        tokio::task::yield_now().await;
+    }
+    after_crash.stop().await;
+    server.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_deposed_compute_is_fenced() {
+    let Some(template) = template() else { return };
+    let folder = tempfile::tempdir().unwrap();
+    let (server, safekeeper, mut writer) = cluster(folder.path(), &template).await;
+    let record = writer.create(rel(30_000));
+    let switch = writer.at.end;
+    safekeeper.change(|wal| wal.bytes.extend(record));
+    server.wait_for(switch, 1).await;
+    let mut old = server.pagestream(1).await;
+    // It waits for WAL that it believes it has written.
+    old.ask(2, 1, (NEWEST, Lsn(switch.0 + 4096)), |out| support::put_rel(rel(30_000), out));
+    let waiting = tokio::spawn(async move { (old.answer().await, old) });
+    let record = writer.create(rel(30_001));
+    safekeeper.change(|wal| {
+        wal.terms.push((2, switch));
+        wal.bytes.extend(record);
+    });
+    let (answer, mut old) = waiting.await.unwrap();
+    assert_eq!(answer.error().0, 2, "fenced");
+    server.wait_for(writer.at.end, 2).await;
+    let answer = old.block_count(rel(30_001), (NEWEST, switch)).await;
+    assert_eq!(answer.error().0, 1, "the old compute does not see what the new one made");
+    assert_eq!(old.block_count(rel(30_000), (NEWEST, switch)).await.lsn, switch);
+    let mut new = server.pagestream(2).await;
+    assert_eq!(new.block_count(rel(30_001), (NEWEST, writer.at.end)).await.tag, 102);
+    server.stop().await;
+
+    let server = Server::start(folder.path(), &template, &[&safekeeper.address], &[]).await;
+    assert_eq!(server.timeline().term_history().len(), 2, "terms survive a restart");
+    let mut old = server.pagestream(1).await;
+    assert_eq!(old.block_count(rel(30_001), (NEWEST, switch)).await.error().0, 1);
+    server.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn another_safekeeper_is_followed_when_one_dies_or_lags() {
+    let Some(template) = template() else { return };
+    let folder = tempfile::tempdir().unwrap();
+    let (one, two) = (FakeSafekeeper::start(Arc::default()).await, FakeSafekeeper::start(Arc::default()).await);
+    let server = Server::start(folder.path(), &template, &[&one.address, &two.address], &[]).await;
+    let (timeline, _) = server.pageserver.create(TENANT, TIMELINE).await.unwrap();
+    let mut writer = WalWriter::behind(&server);
+    let give = |safekeeper: &FakeSafekeeper, bytes: &[u8]| {
+        safekeeper.change(|wal| {
+            wal.start = timeline.start_lsn;
+            wal.terms = vec![(1, timeline.start_lsn)];
+            wal.bytes.extend(bytes);
+        });
+    };
+    let record = writer.create(rel(40_000));
+    give(&one, &record);
+    give(&two, &record);
+    server.wait_for(writer.at.end, 1).await;
+    // Only one of them gets the next record; the pageserver may be following the other, which is alive but has nothing.
+    let record = writer.create(rel(40_001));
+    give(&two, &record);
+    server.wait_for(writer.at.end, 1).await;
+    // Now that one dies.
+    give(&one, &record);
+    two.kill().await;
+    let record = writer.create(rel(40_002));
+    give(&one, &record);
+    server.wait_for(writer.at.end, 1).await;
+    server.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn wal_that_cannot_be_understood_stops_its_timeline_only() {
+    let Some(template) = template() else { return };
+    let folder = tempfile::tempdir().unwrap();
+    let (server, safekeeper, mut writer) = cluster(folder.path(), &template).await;
+    let record = writer.create(rel(50_000));
+    let good = writer.at.end;
+    let bad = writer.unknown();
+    safekeeper.change(|wal| {
+        wal.bytes.extend(record);
+        wal.bytes.extend(bad);
+    });
+    server.wait_for(good, 1).await;
+    let deadline = tokio::time::Instant::now() + Duration::from_secs(20);
+    while !server.timeline().ingest_status().stopped {
+        assert!(tokio::time::Instant::now() < deadline, "{:?}", server.timeline().ingest_status());
+        tokio::task::yield_now().await;
+    }
+    assert!(server.timeline().ingest_status().error.is_some_and(|error| error.contains("130")), "the manager is named");
+    let mut pages = server.pagestream(1).await;
+    assert_eq!(pages.block_count(rel(50_000), (NEWEST, good)).await.lsn, good, "what came before is served");
+    server.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_basebackup_names_the_record_that_it_follows() {
+    let Some(template) = template() else { return };
+    let folder = tempfile::tempdir().unwrap();
+    let (server, safekeeper, mut writer) = cluster(folder.path(), &template).await;
+    let record = writer.create(rel(60_000).rel.fork(Fork::Init));
+    safekeeper.change(|wal| wal.bytes.extend(record));
+    let running = writer.at.end;
+    let (description, control) = description(&basebackup(&server, running).await);
+    assert_eq!(description["prev_record_lsn"], writer.at.prev.to_string());
+    assert_eq!(description["clean_shutdown"], false);
+    assert_eq!(control.checkpoint, Lsn::INVALID);
+
+    let state = server.timeline().head().state.checkpoint;
+    let record = writer.checkpoint(&state);
+    safekeeper.change(|wal| wal.bytes.extend(record));
+    let clean = writer.at.end;
+    let tar = basebackup(&server, clean).await;
+    let (description, control) = self::description(&tar);
+    assert_eq!(description["clean_shutdown"], true);
+    assert_eq!(description["system_identifier"], server.timeline().system_identifier.to_string());
+    assert_eq!((control.checkpoint, control.checkpoint_copy.redo), (writer.at.prev, writer.at.prev));
+    assert_eq!(control.checkpoint_copy.next_xid, state.checkpoint.next_xid);
+    let names = names(&tar);
+    for name in [
+        "PG_VERSION",
+        "base/5/60000_init",
+        "base/5/60000",
+        "pg_xact/0000",
+        "global/pg_filenode.map",
+        "base/1/pg_filenode.map",
+    ] {
+        assert!(names.iter().any(|entry| entry == name), "{name} is missing from {names:?}");
+    }
+    assert_eq!(names.first().map(String::as_str), Some("ogel_basebackup.json"));
+    assert_eq!(names.last().map(String::as_str), Some("global/pg_control"));
+
+    // The end of a clean shutdown stays usable when more WAL has come.
+    let record = writer.create(rel(60_001));
+    safekeeper.change(|wal| wal.bytes.extend(record));
+    server.wait_for(writer.at.end, 1).await;
+    basebackup(&server, clean).await;
+    let refused = server.client().await.copy_out(&format!("basebackup 1 {TENANT} {TIMELINE} {running} 1")).await;
+    assert!(refused.is_err(), "the state there is not known any more");
+    server.stop().await;
+}
+
+async fn basebackup(server: &Server, lsn: Lsn) -> Vec<u8> {
+    let mut copy = server.client().await.copy_out(&format!("basebackup 1 {TENANT} {TIMELINE} {lsn} 1")).await.unwrap();
+    let mut tar = Vec::new();
+    while let Some(piece) = copy.receive().await.unwrap() {
+        tar.extend_from_slice(&piece);
+    }
+    tar
+}
+
+fn description(tar: &[u8]) -> (serde_json::Value, wal_decoder::control_file::ControlFile) {
+    use std::io::Read;
+    let (mut json, mut control) = (None, None);
+    for entry in tar::Archive::new(tar).entries().unwrap() {
+        let mut entry = entry.unwrap();
+        let mut content = Vec::new();
+        entry.read_to_end(&mut content).unwrap();
+        match entry.path().unwrap().to_str().unwrap() {
+            "ogel_basebackup.json" => json = Some(serde_json::from_slice(&content).unwrap()),
+            "global/pg_control" => control = Some(wal_decoder::control_file::ControlFile::parse(&content).unwrap()),
+            _ => {}
+        }
+    }
+    (json.unwrap(), control.unwrap())
+}
+
+fn names(tar: &[u8]) -> Vec<String> {
+    let mut archive = tar::Archive::new(tar);
+    let entries = archive.entries().unwrap();
+    entries.map(|entry| entry.unwrap().path().unwrap().to_str().unwrap().to_owned()).collect()
+}
+
+fn copy_folder(from: &Path, to: &Path) {
+    for entry in std::fs::read_dir(from).unwrap() {
+        let entry = entry.unwrap();
+        let target = to.join(entry.file_name());
+        if entry.file_type().unwrap().is_dir() {
+            std::fs::create_dir(&target).unwrap();
+            copy_folder(&entry.path(), &target);
+        } else {
+            std::fs::copy(entry.path(), &target).unwrap();
+        }
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn folders_of_others_are_refused() {
+    let Some(template) = template() else { return };
+    let folder = tempfile::tempdir().unwrap();
+    let wal: Arc<Mutex<Wal>> = Arc::default();
+    let safekeeper = FakeSafekeeper::start(wal).await;
+    let server = Server::start(folder.path(), &template, &[&safekeeper.address], &[]).await;
+    server.stop().await;
+    let identity = folder.path().join("pageserver.json");
+    for (text, part) in [
+        (r#"{"version": 9, "node_id": 1}"#, "format 9"),
+        (r#"{"version": 1, "node_id": 5}"#, "belongs to node 5"),
+        ("rot", "damaged"),
+    ] {
+        std::fs::write(&identity, text).unwrap();
+        let config = ogel_service::config::parse_from([
+            "pageserver",
+            "--data-dir",
+            folder.path().to_str().unwrap(),
+            "--safekeepers",
+            "localhost:1",
+        ])
+        .unwrap();
+        let started = pageserver::pageserver::Pageserver::start(
+            &config,
+            pageserver::metrics::Metrics::registered().0,
+            ogel_service::Shutdown::new(),
+        )
+        .await;
+        let error = format!("{:#}", started.err().expect("refused"));
+        assert!(error.contains(part), "{error}");
+    }
+}
