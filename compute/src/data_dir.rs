@@ -6,6 +6,7 @@
 //!   ogel-compute         marker: "1\n", the version of this layout
 //!   postgres.log[.1]     what Postgres says, across lives
 //!   lives/N/pgdata/      data directory of the Nth postmaster; belongs to the run-user
+//!   lives/N/wal/         WAL that the start needs, until the data directory is there
 //!   lives/N/socket/      its unix socket
 //! ```
 //!
@@ -48,6 +49,8 @@ pub struct Life {
     pub pgdata: PathBuf,
     /// Where its unix socket lies.
     pub socket_dir: PathBuf,
+    /// Where WAL is gathered before the data directory is there; not made yet.
+    pub wal_dir: PathBuf,
 }
 
 impl DataDir {
@@ -132,7 +135,7 @@ impl DataDir {
 
 impl Life {
     fn at(root: PathBuf) -> Self {
-        Self { pgdata: root.join("pgdata"), socket_dir: root.join("socket"), root }
+        Self { pgdata: root.join("pgdata"), socket_dir: root.join("socket"), wal_dir: root.join("wal"), root }
     }
 
     /// The socket's file.

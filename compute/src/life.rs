@@ -5,7 +5,7 @@ use std::{
     time::{Duration, SystemTime, UNIX_EPOCH},
 };
 
-use anyhow::{Context, anyhow};
+use anyhow::{Context, anyhow, ensure};
 use ogel_ids::Lsn;
 use quorum::Victory;
 
@@ -30,6 +30,8 @@ use crate::{
 const RETRY_MIN: Duration = Duration::from_millis(50);
 /// Between later tries.
 const RETRY_MAX: Duration = Duration::from_secs(2);
+/// An election takes a few round trips: when it takes longer, the status says what is in the way.
+const ELECTION_PATIENCE: Duration = Duration::from_secs(2);
 /// A start from a shutdown checkpoint replays nothing.
 const READY_WITHIN: Duration = Duration::from_secs(60);
 /// Below this, parallel queries would run out of `/dev/shm`.
@@ -58,9 +60,7 @@ impl Starter<'_> {
     /// waits for ever and is dropped.
     pub async fn start(&self, postmaster: &mut Option<Postmaster>) -> anyhow::Result<()> {
         self.board.phase(State::Electing, "election");
-        let Ok(victory) = self.reign.wait_for(|state| state.victory.clone()).await else {
-            return std::future::pending().await;
-        };
+        let victory = self.election().await;
         tracing::info!(term = %victory.term, start_lsn = %victory.start_lsn, donor = %victory.donor, "elected");
         self.board.update(|shown| {
             shown.term = Some(victory.term);
@@ -68,21 +68,36 @@ impl Starter<'_> {
         });
 
         self.board.phase(State::Basebackup, "basebackup");
-        let manifest = self.basebackup(&victory).await?;
+        let segment_size_bytes = u64::from(victory.wal_segment_size_bytes);
+        let local = LocalWal::new(self.life.wal_dir.clone(), segment_size_bytes, self.run_user)
+            .context("making a folder for WAL")?;
+        // The segment in which the term starts is nearly always the one that is needed: it comes at the same time.
+        let segment_start = victory.start_lsn.segment_start(segment_size_bytes);
+        let (manifest, ()) =
+            tokio::join!(self.basebackup(&victory), self.copy_wal(&victory, segment_start, victory.start_lsn, &local));
+        let manifest = manifest?;
+        ensure!(
+            (manifest.system_identifier, manifest.wal_segment_size) == (victory.system_identifier, segment_size_bytes),
+            "the pageserver has database {} with WAL segments of {} bytes under this timeline, the safekeepers have {} with {segment_size_bytes}: \
+             they do not belong together; check --safekeepers and --pageserver",
+            manifest.system_identifier,
+            manifest.wal_segment_size,
+            victory.system_identifier
+        );
         let control_path = self.life.pgdata.join("global/pg_control");
         let control = fs::read(&control_path).context("reading the basebackup's pg_control")?;
         let plan = start_checkpoint::plan(&manifest, &control, now_s())?;
 
         self.board.phase(State::Starting, "wal prefix");
-        let local = LocalWal::new(self.life.pgdata.join("pg_wal"), manifest.wal_segment_size, self.run_user)?;
-        let prefix = (plan.checkpoint_lsn.segment_start(manifest.wal_segment_size), manifest.lsn);
-        self.wal_prefix(&victory, prefix, &local).await;
+        let needed_from = plan.checkpoint_lsn.segment_start(segment_size_bytes);
+        self.copy_wal(&victory, needed_from, segment_start, &local).await;
 
         self.board.phase(State::Starting, "start checkpoint");
         if !plan.append.is_empty() {
             self.reign.append(manifest.lsn, plan.append.clone());
             local.write(manifest.lsn, &plan.append).context("writing the start checkpoint to pg_wal")?;
         }
+        local.install(&self.life.pgdata.join("pg_wal")).context("moving WAL into the data directory")?;
         fs::write(&control_path, &plan.control_file).context("completing pg_control")?;
         self.write_files(&plan)?;
 
@@ -102,6 +117,25 @@ impl Starter<'_> {
             return std::future::pending().await;
         }
         session.map_err(|error| self.explain(error, log_start))
+    }
+
+    /// Waits for ever when there is no quorum, and says so; also when the reign ends, which the caller watches.
+    async fn election(&self) -> Victory {
+        loop {
+            let won = self.reign.wait_for(|state| state.victory.clone());
+            match tokio::time::timeout(ELECTION_PATIENCE, won).await {
+                Ok(Ok(victory)) => return victory,
+                Ok(Err(_ended)) => return std::future::pending().await,
+                Err(_elapsed) => {}
+            }
+            let nodes = self.reign.nodes_query().nodes().await;
+            let states = nodes.iter().map(|node| match &node.error {
+                Some(error) => format!("{}: {error}", node.node),
+                None => format!("{}: {}", node.node, node.state.as_str()),
+            });
+            self.board
+                .waiting(format!("no quorum of safekeepers has voted yet ({})", states.collect::<Vec<_>>().join("; ")));
+        }
     }
 
     /// Tries until it succeeds: a pageserver that is away or behind is waited for, and the status says so.
@@ -130,19 +164,22 @@ impl Starter<'_> {
         }
     }
 
-    /// Tries one safekeeper after the other, the donor first, until it succeeds.
-    async fn wal_prefix(&self, victory: &Victory, range: (Lsn, Lsn), local: &LocalWal) {
+    /// Copies committed WAL. Tries one safekeeper after the other, the donor first, until it succeeds.
+    async fn copy_wal(&self, victory: &Victory, begin: Lsn, end: Lsn, local: &LocalWal) {
+        if begin >= end {
+            return;
+        }
         let mut order: Vec<_> = self.config.safekeepers.iter().collect();
         order.sort_by_key(|safekeeper| safekeeper.node_id != victory.donor);
         let mut retry_after = RETRY_MIN;
         loop {
             for safekeeper in &order {
                 let timeline = (self.config.tenant, self.config.timeline);
-                match local_wal::copy_from_safekeeper(&safekeeper.address, timeline, range, local).await {
+                match local_wal::copy_from_safekeeper(&safekeeper.address, timeline, (begin, end), local).await {
                     Ok(()) => return,
                     Err(error) => self.board.waiting(format!(
-                        "no WAL from {} to {} from safekeeper {} yet: {error:#}",
-                        range.0, range.1, safekeeper.node_id
+                        "no WAL from {begin} to {end} from safekeeper {} yet: {error:#}",
+                        safekeeper.node_id
                     )),
                 }
             }

@@ -5,7 +5,7 @@ use std::{
     fs::{self, File},
     io,
     os::unix::fs::FileExt,
-    path::PathBuf,
+    path::{Path, PathBuf},
 };
 
 use anyhow::{Context, ensure};
@@ -15,7 +15,8 @@ use ogel_pgwire::{Address, Client, ConnectOptions};
 
 use crate::postgres::run_user::RunUser;
 
-/// Writes segments of one life.
+/// Writes segments of one life. They are gathered in a folder beside the data directory, because they are fetched while the
+/// basebackup makes that one.
 #[derive(Debug)]
 pub struct LocalWal {
     folder: PathBuf,
@@ -24,12 +25,22 @@ pub struct LocalWal {
 }
 
 impl LocalWal {
-    /// `folder` is `pg_wal`; made when it is missing.
+    /// Makes `folder`.
     pub fn new(folder: PathBuf, segment_size_bytes: u64, owner: RunUser) -> io::Result<Self> {
-        if !folder.is_dir() {
-            owner.create_dir(&folder)?;
-        }
+        owner.create_dir(&folder)?;
         Ok(Self { folder, segment_size_bytes, owner })
+    }
+
+    /// Moves the segments to `pg_wal`, which is made when the basebackup has none.
+    pub fn install(self, pg_wal: &Path) -> io::Result<()> {
+        if !pg_wal.is_dir() {
+            return fs::rename(&self.folder, pg_wal);
+        }
+        for entry in fs::read_dir(&self.folder)? {
+            let entry = entry?;
+            fs::rename(entry.path(), pg_wal.join(entry.file_name()))?;
+        }
+        Ok(())
     }
 
     /// Writes `wal` at `begin`; what is not written of a segment reads as zeros.
@@ -110,8 +121,9 @@ mod tests {
     fn wal_across_segments_lands_in_both() {
         let folder = tempfile::tempdir().expect("a folder");
         let size = 1 << 20;
-        let local = LocalWal::new(folder.path().join("pg_wal"), size, RunUser::Same).expect("made");
+        let local = LocalWal::new(folder.path().join("wal"), size, RunUser::Same).expect("made");
         local.write(Lsn(3 * size - 3), b"abcdef").expect("written");
+        local.install(&folder.path().join("pg_wal")).expect("moved");
         let read = |name: &str| fs::read(folder.path().join("pg_wal").join(name)).expect("there");
         let (first, second) = (read("000000010000000000000002"), read("000000010000000000000003"));
         assert_eq!((first.len() as u64, second.len() as u64), (size, size));

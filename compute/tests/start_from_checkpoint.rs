@@ -81,9 +81,10 @@ async fn postgres_starts_without_redo_and_keeps_wal_for_the_slot() -> anyhow::Re
     };
     let plan = start_checkpoint::plan(&manifest, &fs::read(&control_path)?, 1_800_000_000)?;
     assert_eq!((plan.checkpoint_lsn, plan.end_lsn), (end, Lsn(end.0 + CHECKPOINT_RECORD_BYTES)));
-    let local = LocalWal::new(pgdata.join("pg_wal"), segment_size, owner)?;
+    let local = LocalWal::new(folder.path().join("wal"), segment_size, owner)?;
     local.write(end.segment_start(segment_size), &prefix_wal)?;
     local.write(end, &plan.append)?;
+    local.install(&pgdata.join("pg_wal"))?;
     fs::write(&control_path, &plan.control_file)?;
     owner.write_file(&pgdata.join("pg_hba.conf"), settings::pg_hba_conf(Auth::Trust).as_bytes())?;
     owner.write_file(&pgdata.join("pg_ident.conf"), b"")?;

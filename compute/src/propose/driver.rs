@@ -8,7 +8,10 @@ use std::{
 
 use ogel_ids::{CandidateId, Lsn, NodeId, Term};
 use ogel_pgwire::WireError;
-use quorum::{AcceptorMessage, Proposer, ProposerAction, ProposerConfig, ProposerEvent};
+use quorum::{
+    AcceptorMessage, Proposer, ProposerAction, ProposerConfig, ProposerEvent,
+    proposer::{NodeState, NodeStatus},
+};
 use tokio::{
     sync::{mpsc, watch},
     time::MissedTickBehavior,
@@ -130,10 +133,13 @@ impl Driver {
         let Some(link) = self.links.get_mut(&from.node).filter(|link| link.is_current(from.connection)) else { return };
         match from.event {
             LinkEvent::Connected => {
-                link.connected();
+                link.announced = true;
                 self.step(ProposerEvent::Connected(from.node));
             }
             LinkEvent::Message(message) => {
+                if matches!(message, AcceptorMessage::Vote(_) | AcceptorMessage::AppendAnswer(_)) {
+                    link.works();
+                }
                 if let Some(by_term) = self.other_computes_term(&message) {
                     return self.end(ReignEnd::Fenced { by_term });
                 }
@@ -200,19 +206,27 @@ impl Driver {
                 self.attach(socket, start.max(self.proposer.end_lsn()), Duration::ZERO)
             }
             Command::Nodes(answer) => {
-                let mut nodes = self.proposer.nodes();
-                for node in &mut nodes {
-                    let link_error = self.links.get(&node.node).and_then(|link| link.last_error.clone());
-                    node.error = node.error.take().or(link_error.filter(|_| !self.is_connected(node.node)));
-                }
-                let _nobody_waits = answer.send(nodes);
+                let _nobody_waits = answer.send(self.nodes());
             }
             Command::Finish => {}
         }
     }
 
-    fn is_connected(&self, node: NodeId) -> bool {
-        self.links.get(&node).is_some_and(|link| link.announced)
+    /// Every configured safekeeper, those included that were never reached.
+    fn nodes(&self) -> Vec<NodeStatus> {
+        let known = self.proposer.nodes();
+        let status = |(&node, link): (&NodeId, &Link)| {
+            let known = known.iter().find(|status| status.node == node).cloned();
+            let mut status = known.unwrap_or(NodeStatus {
+                node,
+                state: NodeState::Disconnected,
+                flush_lsn: Lsn::INVALID,
+                error: None,
+            });
+            status.error = link.last_error.clone().or(status.error.filter(|_| !link.announced));
+            status
+        };
+        self.links.iter().map(status).collect()
     }
 
     fn attach(&mut self, socket: PathBuf, start: Lsn, after: Duration) {
@@ -291,7 +305,9 @@ impl Driver {
             ProposerAction::Fenced { by_term } => self.end(ReignEnd::Fenced { by_term }),
             ProposerAction::Failed { reason } => self.end(ReignEnd::Failed(reason)),
             ProposerAction::Unusable { node, reason } => {
-                tracing::warn!(safekeeper = %node, %reason, "the safekeeper cannot be used")
+                if let Some(link) = self.links.get_mut(&node) {
+                    link.blame(reason);
+                }
             }
         }
         None

@@ -13,7 +13,7 @@ use crate::config::SafekeeperAddress;
 /// Before the first try to connect again.
 const RETRY_MIN: Duration = Duration::from_millis(50);
 /// Between later tries.
-const RETRY_MAX: Duration = Duration::from_secs(2);
+const RETRY_MAX: Duration = Duration::from_millis(500);
 /// A batch of messages goes out when it is this long.
 const BATCH_BYTES: usize = 256 << 10;
 
@@ -48,6 +48,8 @@ pub(super) struct Link {
     task: JoinHandle<()>,
     /// Why the last connection ended.
     pub last_error: Option<String>,
+    /// What the safekeeper, or our own side, has against this connection: says more than how it ends.
+    blame: Option<String>,
 }
 
 impl Link {
@@ -70,6 +72,7 @@ impl Link {
             outgoing,
             task: tokio::spawn(async {}),
             last_error: None,
+            blame: None,
         };
         link.connect(Duration::ZERO);
         link
@@ -80,17 +83,31 @@ impl Link {
         self.connection == connection
     }
 
-    /// It works: the next loss is answered quickly.
-    pub fn connected(&mut self) {
-        self.announced = true;
+    /// It does its work: the next loss is answered quickly.
+    pub fn works(&mut self) {
         self.retry_after = RETRY_MIN;
+        self.last_error = None;
+    }
+
+    /// It cannot be used as it is.
+    pub fn blame(&mut self, reason: String) {
+        self.say_once(&reason);
+        self.last_error = Some(reason.clone());
+        self.blame = Some(reason);
+    }
+
+    /// The same sentence ten times a second would bury all others.
+    fn say_once(&self, reason: &str) {
+        if self.last_error.as_deref() != Some(reason) {
+            let SafekeeperAddress { node_id, address } = &self.safekeeper;
+            tracing::warn!(safekeeper = %node_id, %address, reason, "the safekeeper cannot be used now");
+        }
     }
 
     /// Drops the connection and makes a new one after a back-off.
     pub fn reconnect(&mut self, reason: String) {
-        if self.last_error.as_ref() != Some(&reason) {
-            tracing::warn!(safekeeper = %self.safekeeper.node_id, address = %self.safekeeper.address, %reason, "no connection to the safekeeper");
-        }
+        let reason = self.blame.take().unwrap_or(reason);
+        self.say_once(&reason);
         self.last_error = Some(reason);
         self.announced = false;
         let after = self.retry_after;
