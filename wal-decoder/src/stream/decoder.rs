@@ -388,6 +388,7 @@ impl StreamDecoder {
     fn pad(&mut self, record: Record) -> Step {
         self.skip(record.end.bytes_since(self.position));
         if self.position == record.end {
+            self.state = State::Between;
             return Step::Yield(record);
         }
         self.state = State::Padding { record };

@@ -55,3 +55,6 @@ pub(crate) fn record_crc(record: &[u8]) -> u32 {
     let Some((header, body)) = record.split_at_checked(HEADER_SIZE) else { return 0 };
     crc32c::crc32c_append(crc32c::crc32c(body), &header[..HEADER_SIZE - 4])
 }
+
+#[cfg(test)]
+mod tests;
