@@ -93,6 +93,12 @@ impl TermHistory {
         Self(self.0[..self.covered(flush_lsn)].to_vec())
     }
 
+    /// Only the terms that wrote below `end`: without those that had not written anything up to there, which another log with
+    /// the same bytes need not know of.
+    pub fn written_below(&self, end: Lsn) -> Self {
+        Self(self.0[..self.0.partition_point(|entry| entry.start < end).max(1)].to_vec())
+    }
+
     fn covered(&self, flush_lsn: Lsn) -> usize {
         self.0.partition_point(|entry| entry.start <= flush_lsn).max(1)
     }
@@ -107,11 +113,6 @@ impl TermHistory {
     /// Start of `term`, if it wrote here.
     pub fn start_of(&self, term: Term) -> Option<Lsn> {
         self.0.binary_search_by_key(&term, |entry| entry.term).ok().map(|index| self.0[index].start)
-    }
-
-    /// Whether `other` continues this history.
-    pub fn is_prefix_of(&self, other: &Self) -> bool {
-        other.0.starts_with(&self.0)
     }
 
     /// Highest position up to which two logs are the same bytes: this one's ends at `end`, the other's at `other_end`.

@@ -25,9 +25,12 @@ mod world;
 pub use bug::Bug;
 pub use world::{Outcome, Tally, World};
 
-/// Runs one seed.
+/// Runs one seed. An assertion that fails in the core is a violation like any other.
 pub fn run(seed: u64, bug: Option<Bug>) -> Outcome {
-    World::new(seed, bug, false).run()
+    std::panic::catch_unwind(|| World::new(seed, bug, false).run()).unwrap_or_else(|_| {
+        let violation = Some("an assertion of the core failed, see above".to_string());
+        Outcome { seed, violation, happened: world::Happened::default() }
+    })
 }
 
 /// Runs seeds on two threads, up to the first violation.

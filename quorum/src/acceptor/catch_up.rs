@@ -104,23 +104,27 @@ impl Acceptor {
         let best = self.best_peer(|peer| peer.commit_lsn > flush_lsn, |peer| peer.commit_lsn);
         let Some((node, peer_term, commit_lsn)) = best else { return };
         let Some(peer) = self.peers.get(&node) else { return };
-        let committed = peer.history.cut_at(commit_lsn);
+        let committed = peer.history.written_below(commit_lsn);
         let cut = match self.state.history.common_end(flush_lsn, &committed, commit_lsn) {
             Ok(cut) if cut >= self.state.commit_lsn => cut,
             // Not this timeline's history, or one of the two is damaged: nothing is taken from it.
             _ => return,
         };
-        let same_history = committed.is_prefix_of(&self.state.history);
+        let same_history = self.state.history.written_below(commit_lsn) == committed;
         if same_history && cut == self.log.write_lsn() && self.log.tail_is_zero() {
             self.known_commit = self.known_commit.max(commit_lsn);
             self.advance_commit();
             return self.begin_fetch(node, peer_term, commit_lsn);
         }
-        if committed.last().term > self.state.term {
-            self.raise_term(committed.last().term);
+        if same_history {
+            return self.begin_install(cut, self.state.history.clone(), None);
         }
-        let history = if same_history { self.state.history.clone() } else { committed };
-        self.begin_install(cut, history, None);
+        // An elected proposer's log has all that was committed in earlier terms. This one's has not, so its term is over.
+        if peer_term > self.state.term {
+            self.raise_term(peer_term);
+        }
+        self.active = None;
+        self.begin_install(cut, committed, None);
     }
 
     /// The usable peer that has most by `lsn`: (node, its last_log_term, that LSN). One whose last fetch failed comes last.

@@ -104,8 +104,6 @@ impl LogEnd {
 
     /// For mutations: believes a completion that speaks of a log that was cut since.
     pub(super) fn believe(&mut self, flushed: Lsn) {
-        if flushed > self.write_lsn {
-            *self = Self { tail_is_zero: self.tail_is_zero, ..Self::after_restart(flushed) };
-        }
+        self.flush_lsn = self.flush_lsn.max(flushed);
     }
 }

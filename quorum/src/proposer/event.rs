@@ -46,7 +46,9 @@ pub enum ProposerAction {
     },
     /// Draw 128 random bits and answer with `NewCandidate`.
     NeedCandidate,
-    /// The election is won: fetch the basebackup at `start_lsn`, which commit_lsn reaches next.
+    /// The election is won: fetch the basebackup at `start_lsn`, which commit_lsn reaches next. It may never get there: a donor
+    /// that is lost for good right after the election takes the only copy of uncommitted WAL with it. A shell that has waited
+    /// long enough (its Postgres does not run yet) gives up and starts over with a new proposer, whose start is another.
     Elected(Box<Victory>),
     /// A quorum has everything below.
     CommitAdvanced {

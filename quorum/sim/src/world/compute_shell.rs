@@ -14,6 +14,8 @@ use crate::{
 
 /// In the calm, an acceptor must know X as committed so soon after the election: three round trips and some syncs (H8).
 const PROMPT_US: u64 = 500_000;
+/// So long a supervisor waits for its basebackup. The donor may have been lost, and with it what the term starts with.
+const PATIENCE_US: u64 = 12_000_000;
 
 impl World {
     pub(super) fn start_compute(&mut self, compute: usize) {
@@ -199,6 +201,11 @@ impl World {
         if !known {
             if self.settled && self.now_us - elected_us > PROMPT_US {
                 self.verify(Err(format!("liveness: no acceptor knows the term's start {start} as committed (H8)")));
+            }
+            if self.now_us - elected_us > PATIENCE_US {
+                self.say(|| format!("compute {compute} gives its election up"));
+                self.stop_compute(compute);
+                return self.after(10_000, Due::StartCompute { compute });
             }
             return self.after(20_000, Due::AwaitBasebackup { compute, life });
         }
