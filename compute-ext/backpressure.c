@@ -14,6 +14,10 @@
  * walsender.  While none is attached, WAL goes nowhere: the last report
  * counts.
  *
+ * Callers mostly hold locks on pages.  If the supervisor has to attach anew,
+ * its walsender might need such a page to authenticate; so a wait under locks
+ * ends after a second, which is slow enough.
+ *
  * Processes whose work drains the lag or ends the server do not wait: the
  * checkpointer, the background writer, walsenders.
  *
@@ -35,6 +39,7 @@
 
 #define POLL_INTERVAL_MS	10
 #define LOG_AFTER_MS		10000
+#define LONGEST_WAIT_UNDER_LOCK_MS	1000
 
 typedef struct Backpressure
 {
@@ -117,6 +122,9 @@ backpressure_wait(void)
 	do
 	{
 		interrupts_sleep(POLL_INTERVAL_MS, wait_event);
+		if (InterruptHoldoffCount > 0 &&
+			TimestampDifferenceExceeds(since, GetCurrentTimestamp(), LONGEST_WAIT_UNDER_LOCK_MS))
+			break;
 		if (!logged && TimestampDifferenceExceeds(since, GetCurrentTimestamp(), LOG_AFTER_MS))
 		{
 			logged = true;

@@ -76,19 +76,12 @@ page_connection_failure(void)
 	return failure;
 }
 
-/* Keeps the reason as one line. */
+/* Keeps the first line of the reason; libpq adds lines of advice. */
 static void
 set_failure(const char *reason)
 {
-	size_t		len;
-
 	strlcpy(failure, reason, sizeof(failure));
-	len = strlen(failure);
-	while (len > 0 && (failure[len - 1] == '\n' || failure[len - 1] == ' '))
-		failure[--len] = '\0';
-	for (char *at = failure; *at; at++)
-		if (*at == '\n')
-			*at = ' ';
+	failure[strcspn(failure, "\n")] = '\0';
 	if (failure[0] == '\0')
 		strlcpy(failure, "connection lost", sizeof(failure));
 }
