@@ -119,6 +119,7 @@ async fn stop(Shared(surface): Shared<Surface>, body: Bytes) -> Result<Json<serd
         serde_json::from_slice(&body)
             .map_err(|error| ApiError::bad_request(error, r#"send {"mode":"fast"} or {"mode":"immediate"}"#))?
     };
+    tracing::info!("stop asked for over HTTP");
     surface.stop.ask(match request.mode {
         StopKind::Fast => StopMode::Fast,
         StopKind::Immediate => StopMode::Immediate,
