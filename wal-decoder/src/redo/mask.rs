@@ -2,7 +2,7 @@
 //! space, hint bits. Both sides of a comparison are masked and then compared byte for byte.
 
 use super::{
-    btree,
+    btree, hash,
     page::{ALL_VISIBLE, HAS_FREE_LINES, HEADER_SIZE, LineState, PAGE_FULL, Slotted, align8},
     tuple::{self, Tuple},
 };
@@ -30,6 +30,11 @@ pub fn mask(page: &mut Page, rmid: u8, at: PageRef, strictness: Strictness) {
     match rmid {
         rmgr::HEAP | rmgr::HEAP2 => heap(page, at.block, strictness),
         rmgr::BTREE => b_tree(page),
+        rmgr::HASH => {
+            hint_bits(page);
+            unused_space(page);
+            hash::mask(page, line_states);
+        }
         rmgr::SEQ | rmgr::GENERIC => unused_space(page),
         _ => {}
     }

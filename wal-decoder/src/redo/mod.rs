@@ -17,6 +17,7 @@ mod btree;
 mod error;
 mod free_space_map;
 mod generic;
+mod hash;
 mod heap;
 mod heap2;
 mod kind;
@@ -106,6 +107,7 @@ fn apply_record(page: &mut Page, change: &Change<'_>) -> Result<(), Fault> {
         rmgr::HEAP => heap::redo(page, change),
         rmgr::HEAP2 => heap2::redo(page, change),
         rmgr::BTREE => btree::redo(page, change),
+        rmgr::HASH => hash::redo(page, change),
         rmgr::SEQ => sequence::redo(page, change),
         rmgr::GENERIC => generic::redo(page, change),
         // An image is not a delta; a hint record without one changes nothing.
