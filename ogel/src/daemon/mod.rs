@@ -5,7 +5,7 @@ mod node;
 mod specs;
 mod status;
 
-use std::{collections::BTreeMap, fs, process::ExitCode, sync::Arc, time::Duration};
+use std::{collections::BTreeMap, fs, process::ExitCode, sync::Arc};
 
 use anyhow::{Context, bail};
 use serde_json::{Value, json};
@@ -65,12 +65,9 @@ pub async fn run(layout: Layout) -> anyhow::Result<ExitCode> {
                 let (stream, _) = connection.context("the socket is broken")?;
                 tokio::spawn(Arc::clone(&daemon).serve(stream));
             }
-            _ = terminate.recv() => daemon.stop_all(false).await,
-            _ = interrupt.recv() => daemon.stop_all(false).await,
+            _ = terminate.recv() => break daemon.stop_all(false).await,
+            _ = interrupt.recv() => break daemon.stop_all(false).await,
             _ = end.changed() => break,
-        }
-        if *end.borrow() {
-            break;
         }
     }
     let _ = fs::remove_file(&socket);
@@ -86,18 +83,15 @@ impl Daemon {
         while let Ok(Some(line)) = lines.next_line().await {
             let (progress, mut texts) = mpsc::unbounded_channel();
             let daemon = Arc::clone(&self);
-            let mut answer = tokio::spawn(async move {
-                let request = serde_json::from_str(&line).context("the request is not understood")?;
-                daemon.carry_out(request, &progress).await
-            });
+            let request = serde_json::from_str(&line).context("the request is not understood");
+            let last = matches!(request, Ok(Request::Down { .. }));
+            let mut answer = tokio::spawn(async move { daemon.carry_out(request?, &progress).await });
             // The request is carried out even when the one who asked goes away: nothing is left half-made.
             let reply = loop {
                 tokio::select! {
                     biased;
                     Some(text) = texts.recv() => {
-                        if send(&mut write, &Reply::Progress { text }).await.is_err() {
-                            return;
-                        }
+                        let _ = send(&mut write, &Reply::Progress { text }).await;
                     }
                     result = &mut answer => break match result {
                         Ok(Ok(value)) => Reply::Done { value },
@@ -106,7 +100,11 @@ impl Daemon {
                     },
                 }
             };
-            if send(&mut write, &reply).await.is_err() {
+            let sent = send(&mut write, &reply).await;
+            if last {
+                let _ = self.ended.send(true);
+            }
+            if sent.is_err() {
                 return;
             }
         }
@@ -167,9 +165,6 @@ impl Daemon {
                 }
             }
         }
-        let _ = self.ended.send(true);
-        // The answer to `down` leaves before the process does.
-        tokio::time::sleep(Duration::from_millis(20)).await;
     }
 }
 
