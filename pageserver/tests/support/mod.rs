@@ -229,7 +229,7 @@ async fn serve(
         changed.mark_unchanged();
         let (terms, piece, end) = {
             let wal = wal.lock();
-            let from = (at.0 - wal.start.0) as usize;
+            let from = (at.bytes_since(wal.start) as usize).min(wal.bytes.len()); // nothing yet
             let to = wal.bytes.len().min(from + 100_001); // pieces that end anywhere
             (wal.terms.clone(), Bytes::copy_from_slice(&wal.bytes[from..to]), wal.end())
         };
