@@ -129,11 +129,12 @@ impl Session {
                 row(connection, &columns, &[Some(&slot), Some("0/0"), None, None], "CREATE_REPLICATION_SLOT");
                 Ok(())
             }
-            Command::ReadSlot => {
+            // A client that names a slot and has nothing yet gets everything from here.
+            Command::ReadSlot => self.timeline(connection.startup()).await.map(|timeline| {
                 let columns = [Column::text("slot_type"), Column::text("restart_lsn"), Column::int8("restart_tli")];
-                row(connection, &columns, &[Some("physical"), None, None], "READ_REPLICATION_SLOT");
-                Ok(())
-            }
+                let first = timeline.first_available().to_string();
+                row(connection, &columns, &[Some("physical"), Some(&first), Some("1")], "READ_REPLICATION_SLOT");
+            }),
             Command::DropSlot => {
                 connection.writer().command_complete("DROP_REPLICATION_SLOT");
                 Ok(())

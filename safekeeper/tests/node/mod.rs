@@ -11,7 +11,7 @@ use std::{
 };
 
 use clap::Parser;
-use ogel_ids::{NodeId, StoreUuid, TenantId, TimelineId};
+use ogel_ids::{Lsn, NodeId, StoreUuid, TenantId, TimelineId};
 use ogel_pgwire::{Address, ConnectOptions};
 use ogel_service::Shutdown;
 use quorum::Member;
@@ -102,18 +102,26 @@ impl Node {
     }
 
     pub async fn create(&self, timeline: TimelineId, wal: &Wal, members: &[Member]) -> (u16, serde_json::Value) {
+        let parameters = (wal::SYSTEM_ID, wal::SEGMENT_SIZE, wal.start());
+        self.create_from(timeline, parameters, wal.prefix(), members).await
+    }
+
+    pub async fn create_from(
+        &self,
+        timeline: TimelineId,
+        (system_id, segment_size, start): (u64, u32, Lsn),
+        prefix: &[u8],
+        members: &[Member],
+    ) -> (u16, serde_json::Value) {
         let members: Vec<String> = members.iter().map(|m| format!("{}:{}", m.node_id, m.store_uuid)).collect();
         let url = format!(
-            "http://{}/v1/tenant/{}/timeline/{timeline}?system_identifier={}&pg_version_num=170011&wal_segment_size={}\
-             &start_lsn={}&generation=1&members={}",
+            "http://{}/v1/tenant/{}/timeline/{timeline}?system_identifier={system_id}&pg_version_num=170011\
+             &wal_segment_size={segment_size}&start_lsn={start}&generation=1&members={}",
             self.http,
             tenant(),
-            wal::SYSTEM_ID,
-            wal::SEGMENT_SIZE,
-            wal.start(),
             members.join(",")
         );
-        let answer = reqwest::Client::new().put(url).body(wal.prefix().to_vec()).send().await.unwrap();
+        let answer = reqwest::Client::new().put(url).body(prefix.to_vec()).send().await.unwrap();
         (answer.status().as_u16(), answer.json().await.unwrap())
     }
 
