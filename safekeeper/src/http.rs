@@ -4,8 +4,8 @@ use std::sync::Arc;
 
 use axum::{
     Json, Router,
-    body::Bytes,
-    extract::{DefaultBodyLimit, Path, Query, State},
+    body::{Body, to_bytes},
+    extract::{Path, Query, State},
     http::StatusCode,
     routing::get,
 };
@@ -20,9 +20,6 @@ use crate::{
     timeline::{Timeline, TimelineKey, creation::CreationError},
 };
 
-/// The largest WAL segment that PostgreSQL has.
-const MAX_BODY_BYTES: usize = 1 << 30;
-
 #[derive(Clone)]
 struct Node {
     registry: Arc<Registry>,
@@ -34,7 +31,6 @@ pub fn routes(registry: Arc<Registry>, me: Member) -> Router {
     Router::new()
         .route("/v1/status", get(status))
         .route("/v1/tenant/{tenant}/timeline/{timeline}", get(timeline_state).put(create_timeline))
-        .layer(DefaultBodyLimit::max(MAX_BODY_BYTES))
         .with_state(Node { registry, me })
 }
 
@@ -106,7 +102,7 @@ async fn create_timeline(
     State(node): State<Node>,
     Path(path): Path<(String, String)>,
     query: Result<Query<Creation>, axum::extract::rejection::QueryRejection>,
-    body: Bytes,
+    body: Body,
 ) -> Result<(StatusCode, Json<Value>), ApiError> {
     let key = parse_key(&path)?;
     let Query(creation) = query.map_err(|error| {
@@ -125,6 +121,7 @@ async fn create_timeline(
         wal_segment_size_bytes: creation.wal_segment_size,
         start_lsn: creation.start_lsn,
     };
+    let body = read_prefix(body, &identity).await?;
     let created = node.registry.create(key, AcceptorState::new(identity, membership), body).await;
     match created {
         Ok(created @ (Created::New | Created::Present)) => {
@@ -142,6 +139,20 @@ async fn create_timeline(
             Err(ApiError::internal(error, "check the disk and the permissions, then ask again"))
         }
     }
+}
+
+/// The body has exactly the bytes of the segment before start_lsn: a longer one is refused before it is read.
+async fn read_prefix(body: Body, identity: &TimelineIdentity) -> Result<axum::body::Bytes, ApiError> {
+    let segment_size = identity.wal_segment_size_bytes;
+    if !wal_decoder::stream::is_valid_segment_size(segment_size) {
+        let error = format!("wal_segment_size is {segment_size}");
+        return Err(ApiError::bad_request(error, "give a power of two from 1 MiB to 1 GiB"));
+    }
+    let expected = identity.start_lsn.segment_offset(segment_size.into());
+    to_bytes(body, expected as usize).await.map_err(|error| {
+        let error = format!("the body cannot be read ({error}); it must have {expected} bytes");
+        ApiError::bad_request(error, "send the WAL from the start of start_lsn's segment up to start_lsn")
+    })
 }
 
 fn parse_members(text: &str) -> Result<Vec<Member>, ApiError> {

@@ -65,9 +65,12 @@ impl Safekeeper {
         shutdown: Shutdown,
     ) -> anyhow::Result<Self> {
         let (path, node_id) = (settings.data_dir.clone(), settings.node_id);
-        let store = tokio::task::spawn_blocking(move || Store::open(&path, node_id))
-            .await
-            .context("the thread that opens the store ended")??;
+        let open = move || -> anyhow::Result<Store> {
+            let store = Store::open(&path, node_id)?;
+            store.sweep().context("what interrupted creations have left cannot be removed")?;
+            Ok(store)
+        };
+        let store = tokio::task::spawn_blocking(open).await.context("the thread that opens the store ended")??;
         let me = Member { node_id, store_uuid: store.store_uuid() };
         tracing::info!(node_id = %me.node_id, store_uuid = %me.store_uuid, "store opened");
         if settings.no_sync {
@@ -83,7 +86,6 @@ impl Safekeeper {
             wal_tail_bytes: settings.wal_tail_bytes,
         };
         let registry = Arc::new(Registry::new(Arc::new(store), shared.clone()));
-        // Sweeps what an interrupted creation has left.
         let timelines = registry.list().await.context("the data folder cannot be listed")?.len();
         shared.peers.start(&registry, &shutdown);
 

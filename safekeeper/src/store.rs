@@ -140,24 +140,35 @@ impl Store {
         self.timelines_path(tenant).join(timeline.to_string())
     }
 
-    /// All timelines that have a folder. Sweeps what an interrupted creation has left.
+    /// Removes what interrupted creations have left. Only at start, when none is under way.
+    pub fn sweep(&self) -> io::Result<()> {
+        for (_, path) in self.timeline_folders()? {
+            let name = path.file_name().and_then(|name| name.to_str());
+            if name.is_some_and(|name| name.starts_with(MAKING_PREFIX)) {
+                fs::remove_dir_all(path)?;
+            }
+        }
+        Ok(())
+    }
+
+    /// All timelines that have a folder.
     pub fn timelines(&self) -> io::Result<Vec<(TenantId, TimelineId)>> {
+        let id = |path: &Path| path.file_name()?.to_str()?.parse().ok();
+        Ok(self.timeline_folders()?.into_iter().filter_map(|(tenant, path)| Some((tenant, id(&path)?))).collect())
+    }
+
+    fn timeline_folders(&self) -> io::Result<Vec<(TenantId, PathBuf)>> {
         let mut found = Vec::new();
         for tenant in fs::read_dir(self.folder.path().join("tenants"))? {
             let tenant = tenant?.file_name();
             let Some(tenant) = tenant.to_str().and_then(|name| name.parse().ok()) else { continue };
-            let timelines = match fs::read_dir(self.timelines_path(tenant)) {
-                Err(error) if error.kind() == io::ErrorKind::NotFound => continue,
-                other => other?,
-            };
-            for timeline in timelines {
-                let timeline = timeline?;
-                let name = timeline.file_name();
-                let Some(name) = name.to_str() else { continue };
-                if name.starts_with(MAKING_PREFIX) {
-                    fs::remove_dir_all(timeline.path())?;
-                } else if let Ok(id) = name.parse() {
-                    found.push((tenant, id));
+            match fs::read_dir(self.timelines_path(tenant)) {
+                Err(error) if error.kind() == io::ErrorKind::NotFound => {}
+                Err(error) => return Err(error),
+                Ok(entries) => {
+                    for entry in entries {
+                        found.push((tenant, entry?.path()));
+                    }
                 }
             }
         }

@@ -105,8 +105,8 @@ impl Peers {
 
     /// Keeps a connection to each peer until shutdown.
     pub fn start(&self, registry: &Arc<Registry>, shutdown: &Shutdown) {
-        for link in self.links.values().cloned() {
-            let (registry, shutdown) = (registry.clone(), shutdown.clone());
+        for link in self.links.values() {
+            let (link, registry, shutdown) = (link.clone(), registry.clone(), shutdown.clone());
             tokio::spawn(async move {
                 tokio::select! {
                     () = link.keep_connected(&registry) => {}

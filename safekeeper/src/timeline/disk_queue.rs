@@ -77,7 +77,8 @@ pub struct Disk {
 
 impl Disk {
     /// Of a timeline that was just recovered.
-    pub fn new(recovered: recovery::Recovered, folder: Arc<SegmentFolder>, cuts: Arc<AtomicU64>) -> Self {
+    pub fn new(mut recovered: recovery::Recovered, folder: Arc<SegmentFolder>, cuts: Arc<AtomicU64>) -> Self {
+        recovered.acked.close(); // a timeline that nobody writes to holds no open file
         Self {
             path: folder.path().to_owned(),
             writer: SegmentWriter::new(folder.clone()),
@@ -199,6 +200,12 @@ impl Disk {
         });
         Ok(())
     }
+}
+
+/// Ends the process: after a broken invariant nothing in memory can be trusted; what is on disk can.
+pub fn crash_by_bug() -> ! {
+    tracing::error!("a thread has panicked while it changed a timeline (a bug: please report it): ending the process");
+    std::process::abort()
 }
 
 /// Ends the process: what is on disk is unknown, and a second fsync would claim more than the first one proved. The restart

@@ -47,7 +47,7 @@ use crate::{
     metrics::Metrics,
     peers::Peers,
 };
-use disk_queue::{Disk, DiskWork, Outcome, crash};
+use disk_queue::{Disk, DiskWork, Outcome, crash, crash_by_bug};
 use wal_tail::WalTail;
 
 /// WAL that may wait in memory for the disk, per timeline; a proposer that is faster is not read from.
@@ -275,7 +275,7 @@ impl Timeline {
     }
 
     fn lock(&self) -> MutexGuard<'_, Inner> {
-        self.inner.lock().unwrap_or_else(PoisonError::into_inner)
+        self.inner.lock().unwrap_or_else(|_| crash_by_bug())
     }
 
     fn lock_tail(&self) -> MutexGuard<'_, WalTail> {
@@ -366,19 +366,22 @@ impl Timeline {
                 }
                 batch
             };
-            let outcome = self.execute(&mut disk, &batch);
-            let mut inner = self.lock();
-            self.finish(&mut inner, &mut disk, &batch[..outcome.done], outcome.event);
-            if let Some(reason) = outcome.undecodable {
-                self.drop_senders(&mut inner, &reason);
-            }
+            let outcome = self.carry_out_batch(&mut disk, &batch);
             if let Some(reason) = outcome.no_space {
                 let rest = batch.into_iter().skip(outcome.done);
-                rest.rev().for_each(|work| inner.queue.push_front(work));
-                inner.disk = Some(disk);
-                return self.wait_for_space(&mut inner, reason);
+                return self.wait_for_space(disk, rest.collect(), reason);
             }
         }
+    }
+
+    fn carry_out_batch(self: &Arc<Self>, disk: &mut Disk, batch: &[DiskWork]) -> BatchOutcome {
+        let mut outcome = self.execute(disk, batch);
+        let mut inner = self.lock();
+        self.finish(&mut inner, disk, &batch[..outcome.done], outcome.event.take());
+        if let Some(reason) = &outcome.undecodable {
+            self.drop_senders(&mut inner, reason);
+        }
+        outcome
     }
 
     /// The writes of one batch are reported as one, by the last of them.
@@ -459,9 +462,20 @@ impl Timeline {
         }
     }
 
-    fn wait_for_space(self: &Arc<Self>, inner: &mut Inner, reason: String) {
-        tracing::error!(timeline = %self.key, reason, "nothing more is acknowledged until there is disk space; readers go on");
+    /// Puts back what found no space. What was written before it is flushed and acknowledged all the same.
+    fn wait_for_space(self: &Arc<Self>, mut disk: Box<Disk>, rest: Vec<DiskWork>, reason: String) {
+        loop {
+            let mut inner = self.lock();
+            let flush = inner.queue.iter().position(|work| matches!(work, DiskWork::Flush { .. }));
+            let Some(flush) = flush.and_then(|index| inner.queue.remove(index)) else { break };
+            drop(inner);
+            self.carry_out_batch(&mut disk, &[flush]);
+        }
+        let mut inner = self.lock();
+        rest.into_iter().rev().for_each(|work| inner.queue.push_front(work));
+        inner.disk = Some(disk);
         inner.out_of_space = true;
+        tracing::error!(timeline = %self.key, reason, "nothing more is acknowledged until there is disk space; readers go on");
         let text =
             format!("{reason} on safekeeper {}; commits wait for it; free disk space there", self.shared.me.node_id);
         for outbox in inner.connections.values() {

@@ -1,7 +1,10 @@
 //! Real WAL records with random content.
 
 use ogel_ids::Lsn;
-use wal_decoder::writer::{AppendAt, RecordContent, append_record};
+use wal_decoder::{
+    stream::StreamDecoder,
+    writer::{AppendAt, RecordContent, append_record},
+};
 
 /// The smallest that PostgreSQL has: the tests cross segments often.
 pub const SEGMENT_SIZE: u32 = 1 << 20;
@@ -56,6 +59,15 @@ impl Wal {
     pub fn restarted(mut self) -> Self {
         self.start = self.end();
         self
+    }
+
+    /// Goes on from an earlier end of a record, with other content.
+    pub fn cut_at(&mut self, end: Lsn) {
+        let mut decoder = StreamDecoder::find_first(FIRST, SEGMENT_SIZE, None).unwrap();
+        decoder.feed_slice(self.range(FIRST, end));
+        assert_eq!(decoder.skip_to_boundary().unwrap(), end);
+        self.bytes.truncate(end.bytes_since(FIRST) as usize);
+        (self.at.end, self.at.prev) = (end, decoder.last_record_start().unwrap());
     }
 
     pub fn damage_prefix(&mut self, at: usize) {
