@@ -17,11 +17,15 @@
 
 #include <unistd.h>
 
+#include "access/genam.h"
+#include "access/htup_details.h"
+#include "access/table.h"
 #include "access/xlog.h"
 #include "access/xloginsert.h"
 #include "access/xlogutils.h"
 #include "backpressure.h"
 #include "catalog/pg_class.h"
+#include "catalog/pg_database.h"
 #include "catalog/pg_tablespace_d.h"
 #include "interrupts.h"
 #include "local_pages.h"
@@ -34,6 +38,7 @@
 #include "storage/bufmgr.h"
 #include "storage/bufpage.h"
 #include "storage/smgr.h"
+#include "utils/rel.h"
 
 /* From commands/sequence.c, which does not export it */
 #define SEQ_MAGIC	0x1717
@@ -395,9 +400,34 @@ select_smgr(RelFileLocatorBackend rlocator, char relpersistence)
 	}
 }
 
+/* The page server sums up one database; a tablespace has many. */
+static int64
+remote_tablespace_size(Oid tblspcOid)
+{
+	XLogRecPtr	lsn = lwlsn_for_everything();
+	Relation	databases;
+	SysScanDesc scan;
+	HeapTuple	tuple;
+	int64		size = 0;
+
+	if (tblspcOid == GLOBALTABLESPACE_OID)
+		return page_client_database_size(tblspcOid, InvalidOid, lsn);
+
+	databases = table_open(DatabaseRelationId, AccessShareLock);
+	scan = systable_beginscan(databases, InvalidOid, false, NULL, 0, NULL);
+	while (HeapTupleIsValid(tuple = systable_getnext(scan)))
+		size += page_client_database_size(tblspcOid,
+										  ((Form_pg_database) GETSTRUCT(tuple))->oid, lsn);
+	systable_endscan(scan);
+	table_close(databases, AccessShareLock);
+	return size;
+}
+
 static int64
 remote_database_size(Oid dbOid, Oid tblspcOid)
 {
+	if (!OidIsValid(dbOid))
+		return remote_tablespace_size(tblspcOid);
 	return page_client_database_size(tblspcOid, dbOid, lwlsn_for_everything());
 }
 
