@@ -89,3 +89,45 @@ pub fn segments_between(kind: SlruKind, first: u32, end: u32) -> impl Iterator<I
         Some(segment)
     })
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn truncation_keeps_the_segment_of_the_cutoff_and_everything_behind_it() {
+        for kind in SlruKind::ALL {
+            let cutoff = 32 * 5 + 3;
+            for (segment, gone) in [(0, true), (4, true), (5, false), (6, false), (100, false)] {
+                assert_eq!(segment_precedes(kind, segment, cutoff), gone, "{kind:?} {segment}");
+            }
+        }
+    }
+
+    /// Page 0 holds the permanent transaction ids, which precede everything when compared naively.
+    #[test]
+    fn pages_wrap() {
+        let last = SlruKind::Clog.max_page();
+        assert!(page_precedes(SlruKind::Clog, last, 0) && !page_precedes(SlruKind::Clog, 0, last));
+        assert!(page_precedes(SlruKind::Clog, 0, 1) && !page_precedes(SlruKind::Clog, 1, 1));
+        // Half the number space apart: neither both ways.
+        let half = (last + 1) / 2;
+        assert!(!(page_precedes(SlruKind::Clog, 0, half) && page_precedes(SlruKind::Clog, half, 0)));
+    }
+
+    #[test]
+    fn dropped_segments_wrap_at_the_highest() {
+        let kind = SlruKind::MultixactMembers;
+        let max = kind.max_segment();
+        assert_eq!(segments_between(kind, 3, 6).collect::<Vec<_>>(), [3, 4, 5]);
+        assert_eq!(segments_between(kind, max - 1, 1).collect::<Vec<_>>(), [max - 1, max, 0]);
+        assert_eq!(segments_between(kind, 3, 3).count(), 0);
+        assert_eq!(segments_between(kind, 3, max + 1).count(), 0, "an impossible end ends at once");
+    }
+
+    #[test]
+    fn transaction_ids_compare_modulo_but_special_ones_come_first() {
+        assert!(xid_precedes(1, 3) && xid_precedes(2, u32::MAX) && !xid_precedes(u32::MAX, 2));
+        assert!(xid_precedes(u32::MAX, 3) && xid_precedes(0x8000_0004, 3) && !xid_precedes(3, u32::MAX));
+    }
+}

@@ -48,3 +48,6 @@ pub(crate) mod kind {
     pub const COMMIT_TS: u8 = 7;
     pub const ZERO: u8 = 8;
 }
+
+#[cfg(test)]
+mod tests;

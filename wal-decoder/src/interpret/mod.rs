@@ -170,3 +170,6 @@ fn set_origin(sink: &mut dyn EffectSink, origin: u16, remote_lsn: Lsn) {
         sink.effect(Effect::OriginSet { origin, remote_lsn });
     }
 }
+
+#[cfg(test)]
+mod tests;
