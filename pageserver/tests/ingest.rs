@@ -1,4 +1,5 @@
 //! A timeline from its creation over ingest, fences, restarts and broken safekeepers, with WAL that the test writes itself.
+#![allow(clippy::unwrap_used)]
 
 mod support;
 

@@ -1,4 +1,5 @@
 //! Layer files that are cut short, rotten, foreign or from the future end in errors that say so; never in wrong pages.
+#![allow(clippy::unwrap_used)]
 
 use std::{path::PathBuf, sync::Arc};
 

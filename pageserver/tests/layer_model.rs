@@ -2,6 +2,7 @@
 //!
 //! Random puts, tombstones and truncations in records, with freezes, flushes and restarts in between; then every key at every LSN, and
 //! scans, must read as the list says. `proptest` prints the seed of a failure and keeps it beside this file.
+#![allow(clippy::unwrap_used)]
 
 use std::{collections::BTreeMap, path::Path, sync::Arc};
 

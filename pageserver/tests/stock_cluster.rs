@@ -2,6 +2,7 @@
 //! must say the same as before. This holds keys, sizes, drops, copies, SLRUs, redo and the basebackup together.
 //!
 //! Skipped, with a printed reason, where PostgreSQL was not built by `pgxn/pg`.
+#![allow(clippy::unwrap_used)]
 
 mod support;
 

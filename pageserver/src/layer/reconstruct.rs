@@ -35,12 +35,11 @@ impl<'a> Reconstruction<'a> {
     pub fn offer(&mut self, lsn: Lsn, kind: VersionKind, value: impl FnOnce() -> Bytes) -> bool {
         self.newest.get_or_insert(lsn);
         // Of several versions made by one record, a kept value is that of the last one.
-        if kind != VersionKind::Image && self.last_offered != Some(lsn) {
-            if let Some(value) = (self.known)(lsn) {
-                self.base = Some(value);
-                self.done = true;
-                return true;
-            }
+        let may_be_known = kind != VersionKind::Image && self.last_offered != Some(lsn);
+        if let Some(value) = may_be_known.then(|| (self.known)(lsn)).flatten() {
+            self.base = Some(value);
+            self.done = true;
+            return true;
         }
         self.last_offered = Some(lsn);
         match kind {

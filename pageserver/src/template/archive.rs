@@ -122,7 +122,7 @@ impl Archive {
 }
 
 fn whole_pages(content: &[u8]) -> anyhow::Result<u32> {
-    ensure!(content.len() % PAGE_SIZE == 0, "its {} bytes are not whole pages", content.len());
+    ensure!(content.len().is_multiple_of(PAGE_SIZE), "its {} bytes are not whole pages", content.len());
     Ok(u32::try_from(content.len() / PAGE_SIZE)?)
 }
 

@@ -8,7 +8,7 @@ mod archive;
 mod path;
 
 use std::{
-    path::{Path, PathBuf},
+    path::Path,
     time::{SystemTime, UNIX_EPOCH},
 };
 
@@ -89,7 +89,7 @@ impl Template {
         Ok(())
     }
 
-    fn write_files(&self, folder: &PathBuf, tenant: TenantId, timeline: TimelineId) -> anyhow::Result<()> {
+    fn write_files(&self, folder: &Path, tenant: TenantId, timeline: TimelineId) -> anyhow::Result<()> {
         let segment_size = self.control.wal_segment_size;
         let system_identifier = fresh_system_identifier()?;
         durable_file::create_folders(&folder.join(LAYERS_FOLDER))?;

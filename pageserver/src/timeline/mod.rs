@@ -289,11 +289,14 @@ impl Timeline {
         shutdown: &Shutdown,
     ) -> Result<(), WaitError> {
         let lsn = lsn.record_end(u64::from(self.wal_segment_size));
-        let mut terms = self.terms.subscribe();
         let fenced = || match self.fence(term) {
             Some(fence) if lsn > fence => Err(WaitError::Fenced { term, fence, asked: lsn }),
             _ => Ok(()),
         };
+        if lsn <= self.last_record_lsn() {
+            return fenced();
+        }
+        let mut terms = self.terms.subscribe();
         fenced()?;
         let Some(mut ticket) = self.waiters.queue(lsn) else { return Ok(()) };
         let deadline = tokio::time::sleep(timeout);

@@ -20,6 +20,9 @@ use crate::{
     },
 };
 
+/// Makes a page the version that a delta leaves behind, given the end of its record.
+type Redo<'a> = &'a dyn Fn(&mut Page, &[u8], Lsn) -> Result<(), RedoError>;
+
 /// Why something cannot be read.
 #[derive(Debug, thiserror::Error)]
 pub enum ReadError {
@@ -142,14 +145,7 @@ impl Timeline {
         Ok(Some(content))
     }
 
-    fn read_versions(
-        &self,
-        key: Key,
-        at: Lsn,
-        page: &mut Page,
-        io: Io,
-        apply: &dyn Fn(&mut Page, &[u8], Lsn) -> Result<(), RedoError>,
-    ) -> Result<(), ReadError> {
+    fn read_versions(&self, key: Key, at: Lsn, page: &mut Page, io: Io, apply: Redo<'_>) -> Result<(), ReadError> {
         let cache = &self.environment.page_cache;
         let known = |version| cache.get(self.number, &key, version);
         let mut reconstruction = Reconstruction::new(&known);

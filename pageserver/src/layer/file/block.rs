@@ -124,7 +124,7 @@ pub(super) fn encode_tombstone(tombstone: &Tombstone, out: &mut Vec<u8>) {
 }
 
 pub(super) fn decode_tombstones(raw: &[u8]) -> Result<impl Iterator<Item = Tombstone> + '_, &'static str> {
-    if raw.len() % TOMBSTONE_SIZE != 0 {
+    if !raw.len().is_multiple_of(TOMBSTONE_SIZE) {
         return Err("the tombstone block has the wrong length");
     }
     Ok(raw.chunks_exact(TOMBSTONE_SIZE).map(|bytes| Tombstone {

@@ -229,10 +229,8 @@ impl Follower<'_> {
             let timeline = self.timeline.clone();
             self.flusher = Some(tokio::task::spawn_blocking(move || timeline.flush_frozen()));
         }
-        if self.timeline.frozen_layers() > MAX_FROZEN {
-            if let Some(flusher) = self.flusher.take() {
-                flushed(flusher.await)?;
-            }
+        if let Some(flusher) = self.flusher.take_if(|_| self.timeline.frozen_layers() > MAX_FROZEN) {
+            flushed(flusher.await)?;
         }
         Ok(())
     }
