@@ -2,7 +2,7 @@
 //! space, hint bits. Both sides of a comparison are masked and then compared byte for byte.
 
 use super::{
-    btree, hash,
+    brin, btree, gin, gist, hash,
     page::{ALL_VISIBLE, HAS_FREE_LINES, HEADER_SIZE, LineState, PAGE_FULL, Slotted, align8},
     tuple::{self, Tuple},
 };
@@ -34,6 +34,30 @@ pub fn mask(page: &mut Page, rmid: u8, at: PageRef, strictness: Strictness) {
             hint_bits(page);
             unused_space(page);
             hash::mask(page, line_states);
+        }
+        rmgr::GIN => {
+            hint_bits(page);
+            if gin::is_deleted(page) {
+                page.bytes[HEADER_SIZE..].fill(0);
+                page.put_u32(12, 0);
+            } else if page.lower() > HEADER_SIZE {
+                unused_space(page);
+            }
+        }
+        rmgr::GIST => {
+            hint_bits(page);
+            unused_space(page);
+            gist::mask(page, line_states);
+        }
+        rmgr::SPGIST => {
+            hint_bits(page);
+            unused_space(page);
+        }
+        rmgr::BRIN => {
+            hint_bits(page);
+            if brin::mask(page) {
+                unused_space(page);
+            }
         }
         rmgr::SEQ | rmgr::GENERIC => unused_space(page),
         _ => {}

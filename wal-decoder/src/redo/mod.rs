@@ -13,10 +13,13 @@ use crate::{
 };
 use ogel_ids::Lsn;
 
+mod brin;
 mod btree;
 mod error;
 mod free_space_map;
 mod generic;
+mod gin;
+mod gist;
 mod hash;
 mod heap;
 mod heap2;
@@ -25,6 +28,7 @@ pub mod mask;
 mod page;
 mod sequence;
 mod slru;
+mod spgist;
 mod tuple;
 mod visibility_map;
 
@@ -81,7 +85,7 @@ impl Change<'_> {
 pub fn apply(page: &mut Page, delta: &[u8], at: PageRef, end: Lsn) -> Result<(), RedoError> {
     match DeltaView::parse(delta)? {
         DeltaView::Record(record) => {
-            apply_record(page, &Change { record, at }).map_err(|fault| RedoError::of_record(fault, &record, end))?
+            apply_record(page, &Change { record, at }, end).map_err(|fault| RedoError::of_record(fault, &record, end))?
         }
         DeltaView::VmClear(clear) => {
             clear.entries().for_each(|(index, bits)| visibility_map::clear(page, u32::from(index), bits))
@@ -101,18 +105,29 @@ pub fn apply(page: &mut Page, delta: &[u8], at: PageRef, end: Lsn) -> Result<(),
     Ok(())
 }
 
-fn apply_record(page: &mut Page, change: &Change<'_>) -> Result<(), Fault> {
+fn apply_record(page: &mut Page, change: &Change<'_>, end: Lsn) -> Result<(), Fault> {
     match change.record.rmid {
         rmgr::HEAP | rmgr::HEAP2 if change.at.rel.fork == Fork::VisibilityMap => visibility_map::redo(page, change),
         rmgr::HEAP => heap::redo(page, change),
         rmgr::HEAP2 => heap2::redo(page, change),
         rmgr::BTREE => btree::redo(page, change),
         rmgr::HASH => hash::redo(page, change),
+        rmgr::GIN => gin::redo(page, change),
+        rmgr::GIST => gist::redo(page, change, end.0),
+        rmgr::SPGIST => spgist::redo(page, change),
+        rmgr::BRIN => brin::redo(page, change),
         rmgr::SEQ => sequence::redo(page, change),
         rmgr::GENERIC => generic::redo(page, change),
         // An image is not a delta; a hint record without one changes nothing.
         rmgr::XLOG if change.record.info == rmgr::xlog::FPI_FOR_HINT => Ok(()),
         _ => Err(Fault::NotImplemented),
+    }
+}
+
+/// Completes an image that replaces a page with what PostgreSQL changes on that page after it has logged the image.
+pub fn finish_image(page: &mut Page, rmid: u8, info: u8, block_id: u8, end: Lsn) {
+    if rmid == rmgr::GIST {
+        gist::finish_image(page, info, block_id, end.0);
     }
 }
 
