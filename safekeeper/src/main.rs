@@ -1,10 +1,22 @@
 //! `safekeeper`: see `--help`.
 
+use std::process::ExitCode;
+
 use ogel_service::{Shutdown, config, listen, logging};
 use safekeeper::{Safekeeper, Settings};
 
-fn main() -> anyhow::Result<()> {
+fn main() -> ExitCode {
     let settings: Settings = config::parse_or_exit();
+    match run(&settings) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("error: {error:#}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn run(settings: &Settings) -> anyhow::Result<()> {
     settings.check()?;
     if settings.service.check_config {
         println!("the settings are good");
@@ -15,7 +27,7 @@ fn main() -> anyhow::Result<()> {
         let shutdown = Shutdown::on_signals()?;
         let pg = listen::bind(&settings.listen_pg).await?;
         let http = listen::bind(&settings.listen_http).await?;
-        Safekeeper::start(&settings, pg, http, shutdown).await?.run_to_end().await;
+        Safekeeper::start(settings, pg, http, shutdown).await?.run_to_end().await;
         Ok(())
     })
 }

@@ -2,12 +2,21 @@
 
 mod node;
 
-use node::{Node, Ports, proposer::TestProposer, timeline, wal::Wal};
+use std::path::PathBuf;
+
+use node::{Node, Ports, proposer::TestProposer, reader::TestReader, timeline, wal::Wal};
 use ogel_ids::Lsn;
 
-#[tokio::test]
-async fn a_laggard_catches_up_from_its_peers() {
-    let folders = [1, 2, 3].map(|n| node::folder(&format!("laggard-{n}")));
+struct Three {
+    nodes: Vec<Node>,
+    folders: Vec<PathBuf>,
+    addresses: Vec<(u64, String)>,
+    wal: Wal,
+}
+
+/// Three nodes that know each other, with a timeline.
+async fn three(name: &str) -> Three {
+    let folders: Vec<_> = (1..=3).map(|n| node::folder(&format!("{name}-{n}"))).collect();
     let ports = [Ports::take().await, Ports::take().await, Ports::take().await];
     let addresses: Vec<(u64, String)> = ports.iter().zip(1..).map(|(ports, id)| (id, ports.pg())).collect();
     let mut nodes = Vec::new();
@@ -15,29 +24,58 @@ async fn a_laggard_catches_up_from_its_peers() {
         nodes.push(Node::start_with(folder, id, ports, &addresses).await);
     }
     let members: Vec<_> = nodes.iter().map(|node| node.member).collect();
-    let mut wal = Wal::new();
+    let wal = Wal::new();
     for node in &nodes {
         assert_eq!(node.create(timeline(1), &wal, &members).await.0, 201);
     }
+    Three { nodes, folders, addresses, wal }
+}
 
-    // The third node is not reached by the proposer.
-    let mut first = TestProposer::elect(&nodes[0], timeline(1), 1).await;
-    let mut second = TestProposer::elect(&nodes[1], timeline(1), 1).await;
-    let begin = wal.end();
-    for _ in 0..20 {
-        let at = wal.end();
-        let bytes = wal.append(300_000);
-        first.append(at, &bytes, Lsn(0)).await;
-        second.append(at, &bytes, Lsn(0)).await;
+impl Three {
+    /// A proposer that reaches only the first two.
+    async fn push_to_two(&mut self, term: u64, records: usize) {
+        let mut first = TestProposer::elect(&self.nodes[0], timeline(1), term).await;
+        let mut second = TestProposer::elect(&self.nodes[1], timeline(1), term).await;
+        for _ in 0..records {
+            let at = self.wal.end();
+            let bytes = self.wal.append(300_000);
+            first.append(at, &bytes, Lsn(0)).await;
+            second.append(at, &bytes, Lsn(0)).await;
+        }
+        first.flushed(self.wal.end()).await;
+        second.flushed(self.wal.end()).await;
     }
-    first.flushed(wal.end()).await;
-    second.flushed(wal.end()).await;
-    for node in &nodes {
-        // Nobody said that it is committed: a quorum's own reports do (H5), and then the third may have it.
-        node.wait_state(timeline(1), "commit_lsn", wal.end()).await;
+
+    async fn check_third(&self) {
+        let (third, end) = (&self.nodes[2], self.wal.end());
+        third.wait_state(timeline(1), "flush_lsn", end).await;
+        third.wait_state(timeline(1), "commit_lsn", end).await;
+        let mut reader = TestReader::start(&third.options(timeline(1)), self.wal.start()).await.unwrap();
+        reader.read_to(end).await;
+        assert!(reader.wal == self.wal.range(self.wal.start(), end), "byte for byte the same log");
     }
-    assert_eq!(nodes[2].state(timeline(1)).await["flush_lsn"], wal.end().to_string());
-    let mut reader = node::reader::TestReader::start(&nodes[2].options(timeline(1)), begin).await.unwrap();
-    reader.read_to(wal.end()).await;
-    assert!(reader.wal == wal.range(begin, wal.end()), "byte for byte the same log");
+}
+
+#[tokio::test]
+async fn a_node_that_the_proposer_does_not_reach_catches_up() {
+    let mut three = three("unreached").await;
+    three.push_to_two(1, 20).await;
+    // Nobody said that it is committed: a quorum's own reports do (H5), and then the third may have it.
+    three.check_third().await;
+}
+
+#[tokio::test]
+async fn a_node_that_was_away_catches_up_across_terms() {
+    let mut three = three("away").await;
+    three.push_to_two(1, 3).await;
+    three.check_third().await;
+    let third = three.nodes.pop().unwrap();
+    let (pg, http) = (third.pg.clone(), third.http.clone());
+    third.stop().await;
+    three.push_to_two(2, 3).await;
+    three.push_to_two(5, 3).await;
+    let ports = Ports::again(&pg, &http).await;
+    three.nodes.push(Node::start_with(&three.folders[2], 3, ports, &three.addresses).await);
+    three.check_third().await;
+    assert_eq!(three.nodes[2].state(timeline(1)).await["last_log_term"], 5);
 }

@@ -133,7 +133,10 @@ struct Inner {
     queued_bytes: usize,
     /// Not here while a turn runs.
     disk: Option<Box<Disk>>,
+    /// The next try waits for its time.
     out_of_space: bool,
+    /// Lack of space was logged, and has not ended yet.
+    space_lack_logged: bool,
     connections: HashMap<ConnectionId, Arc<Outbox>>,
     fetches: HashMap<FetchId, AbortHandle>,
     /// commit_lsn when what is persisted lazily was last persisted.
@@ -162,6 +165,7 @@ impl Timeline {
             queued_bytes: 0,
             disk: Some(disk),
             out_of_space: false,
+            space_lack_logged: false,
             connections: HashMap::new(),
             fetches: HashMap::new(),
             checkpointed: commit_lsn,
@@ -414,6 +418,9 @@ impl Timeline {
         let done = batch.iter().map(DiskWork::size_bytes).sum::<usize>();
         inner.queued_bytes -= done;
         if done > 0 {
+            if std::mem::replace(&mut inner.space_lack_logged, false) {
+                tracing::info!(timeline = %self.key, "there is disk space again");
+            }
             self.room.notify_waiters();
         }
         match batch.last() {
@@ -475,7 +482,9 @@ impl Timeline {
         rest.into_iter().rev().for_each(|work| inner.queue.push_front(work));
         inner.disk = Some(disk);
         inner.out_of_space = true;
-        tracing::error!(timeline = %self.key, reason, "nothing more is acknowledged until there is disk space; readers go on");
+        if !std::mem::replace(&mut inner.space_lack_logged, true) {
+            tracing::error!(timeline = %self.key, reason, "nothing more is acknowledged until there is disk space; readers go on");
+        }
         let text =
             format!("{reason} on safekeeper {}; commits wait for it; free disk space there", self.shared.me.node_id);
         for outbox in inner.connections.values() {

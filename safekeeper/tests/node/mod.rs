@@ -68,6 +68,11 @@ impl Ports {
         Self { pg: take().await, http: take().await }
     }
 
+    /// Those of a node that has stopped.
+    pub async fn again(pg: &str, http: &str) -> Self {
+        Self { pg: TcpListener::bind(pg).await.unwrap(), http: TcpListener::bind(http).await.unwrap() }
+    }
+
     pub fn pg(&self) -> String {
         self.pg.local_addr().unwrap().to_string()
     }
