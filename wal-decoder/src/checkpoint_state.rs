@@ -233,3 +233,35 @@ impl CheckpointState {
         })
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// States are stored for years: these are the bytes of version 1.
+    #[test]
+    fn version_1_stays_readable() {
+        let mut stored = vec![0; ENCODED_SIZE];
+        stored[..2].copy_from_slice(&[1, FLAG_WAL_LOG_HINTS | FLAG_RUNNING | FLAG_EARLY_OFFSETS_PAGE]);
+        stored[8 + 24..8 + 32].copy_from_slice(&0x1_0000_0005u64.to_le_bytes());
+        for (at, value) in [(96, 2u32), (100, 100), (120, 0x28), (128, 7), (148, 0), (152, 9)] {
+            stored[at..at + 4].copy_from_slice(&value.to_le_bytes());
+        }
+        let state = CheckpointState::decode(&stored).expect("version 1");
+        assert_eq!((state.checkpoint.next_xid, state.last_checkpoint), (0x1_0000_0005, Lsn(0x28)));
+        assert_eq!((state.settings.wal_level, state.settings.max_connections), (2, 100));
+        assert_eq!((state.running.map(|running| running.xact_count), state.early_offsets_page), (Some(7), Some(9)));
+        assert_eq!((state.settings.wal_log_hints, state.last_offsets_page), (true, None));
+        assert_eq!(state.encode(), stored);
+    }
+
+    #[test]
+    fn other_versions_and_lengths_are_refused() {
+        let stored = CheckpointState::default().encode();
+        assert!(matches!(CheckpointState::decode(&stored[..100]), Err(CheckpointStateError::Length(100))));
+        assert!(CheckpointState::decode(&[]).is_err());
+        let mut newer = stored;
+        newer[0] = 2;
+        assert_eq!(CheckpointState::decode(&newer), Err(CheckpointStateError::Version(2)));
+    }
+}

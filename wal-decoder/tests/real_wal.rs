@@ -1,6 +1,8 @@
 //! A stock cluster's WAL: what we decode is what PostgreSQL's own `pg_waldump` decodes, and the state that we follow is the one that the
 //! cluster itself wrote down when it stopped. See `data/README.md`.
 
+#![allow(clippy::disallowed_methods)] // The crate does no I/O; its tests read their samples.
+
 use std::{collections::BTreeMap, path::PathBuf};
 
 use bytes::Bytes;

@@ -4,7 +4,7 @@ use super::*;
 use crate::{
     delta::DeltaView,
     effect::Version,
-    key::{Fork, Rel, RelFork, SlruKind},
+    key::{Fork, Rel, RelFork},
     v17::rmgr::{heap, heap2, multixact, smgr, xact, xlog},
 };
 
