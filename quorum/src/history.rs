@@ -103,9 +103,13 @@ impl TermHistory {
         self.0.partition_point(|entry| entry.start <= flush_lsn).max(1)
     }
 
-    /// The history of a log that `term` continues at `start`: this one cut there, and the new entry.
+    /// The history of a log that `term` continues at `start`: this one cut there, and the new entry. A full history forgets its
+    /// older half: a branch that is started ten times a day would reach the bound after years, and must not stop then.
     pub fn continued(&self, term: Term, start: Lsn) -> Result<Self, HistoryError> {
         let mut entries = self.cut_at(start).0;
+        if entries.len() == MAX_HISTORY_ENTRIES {
+            entries.drain(..MAX_HISTORY_ENTRIES / 2);
+        }
         entries.push(HistoryEntry { term, start });
         Self::from_entries(entries)
     }
@@ -121,8 +125,9 @@ impl TermHistory {
     /// either side, or the end of either log. A proposer passes `Lsn::MAX` as the end of its own log: its last term has none.
     pub fn common_end(&self, end: Lsn, other: &Self, other_end: Lsn) -> Result<Lsn, HistoryError> {
         let (ours, theirs) = (self.cut_at(end), other.cut_at(other_end));
+        let (ours, theirs) = aligned(&ours.0, &theirs.0);
         let mut common = 0;
-        for (a, b) in ours.0.iter().zip(&theirs.0) {
+        for (a, b) in ours.iter().zip(theirs) {
             if a.term != b.term {
                 break;
             }
@@ -134,9 +139,24 @@ impl TermHistory {
         if common == 0 {
             return Err(HistoryError::Foreign);
         }
-        let limit = |history: &Self, end: Lsn| history.0.get(common).map_or(end, |entry| entry.start);
-        Ok(limit(&ours, end).min(limit(&theirs, other_end)))
+        let limit = |entries: &[HistoryEntry], end: Lsn| entries.get(common).map_or(end, |entry| entry.start);
+        Ok(limit(ours, end).min(limit(theirs, other_end)))
     }
+
+    /// Whether the same terms wrote both logs below `end`.
+    pub fn agrees_below(&self, end: Lsn, other: &Self) -> bool {
+        let (ours, theirs) = (self.written_below(end), other.written_below(end));
+        let (ours, theirs) = aligned(&ours.0, &theirs.0);
+        !ours.is_empty() && ours == theirs
+    }
+}
+
+/// Both histories from the first term on that neither has forgotten. What lies below an entry that both have is the same,
+/// because one proposer wrote that entry's term and had one log.
+fn aligned<'a>(ours: &'a [HistoryEntry], theirs: &'a [HistoryEntry]) -> (&'a [HistoryEntry], &'a [HistoryEntry]) {
+    let first = ours[0].term.max(theirs[0].term);
+    let from = |entries: &'a [HistoryEntry]| &entries[entries.partition_point(|entry| entry.term < first)..];
+    (from(ours), from(theirs))
 }
 
 impl std::fmt::Debug for TermHistory {
@@ -198,5 +218,17 @@ mod tests {
         let donor = history(&[(0, 100), (3, 200), (5, 300)]);
         assert_eq!(donor.continued(Term(7), Lsn(250)), Ok(history(&[(0, 100), (3, 200), (7, 250)])));
         assert!(donor.continued(Term(5), Lsn(300)).is_err());
+    }
+
+    #[test]
+    fn a_full_history_forgets_its_older_half_and_still_fits_the_others() {
+        let full = (0..MAX_HISTORY_ENTRIES as u64).map(|n| HistoryEntry { term: Term(n), start: Lsn(100 + n) });
+        let full = TermHistory::from_entries(full.collect()).expect("in order");
+        let end = Lsn(100 + MAX_HISTORY_ENTRIES as u64);
+        let next = full.continued(Term(1 << 20), end).expect("there is room again");
+        assert_eq!(next.entries().len(), MAX_HISTORY_ENTRIES / 2 + 1);
+        assert_eq!(next.common_end(Lsn::MAX, &full, end), Ok(end));
+        assert!(full.agrees_below(end, &next) && !full.agrees_below(Lsn(end.0 + 1), &next));
+        assert_eq!(next.common_end(Lsn::MAX, &full, Lsn(200)), Err(HistoryError::Foreign), "too far behind to tell");
     }
 }

@@ -196,9 +196,10 @@ impl AcceptorMessage {
             AcceptorMessage::Refused(m) => {
                 out.put_u8(b'R');
                 out.put_u8(m.code as u8);
-                let text = &m.text[..m.text.floor_char_boundary(MAX_TEXT_BYTES)];
+                let end = (0..=m.text.len().min(MAX_TEXT_BYTES)).rev().find(|&end| m.text.is_char_boundary(end));
+                let text = &m.text.as_bytes()[..end.unwrap_or_default()];
                 out.put_u32(text.len() as u32);
-                out.put_slice(text.as_bytes());
+                out.put_slice(text);
             }
         }
         out.freeze()

@@ -309,6 +309,15 @@ fn an_empty_term_of_a_peer_does_not_enter_the_history() {
     assert_eq!(acceptor.state().history, history(&[(0, 1000), (3, 1100)]));
 }
 
+/// Found by the simulator: a term that this node accepted, but that was never committed, must not claim another term's WAL.
+#[test]
+fn an_own_term_below_a_peers_commit_leaves_the_history() {
+    let mut acceptor = acceptor(3, &[(0, 1000), (2, 1050), (3, 1100)], 1100, 1000);
+    acceptor.handle(peer(2, 4, &[(0, 1000), (2, 1050)], 1200, 1200));
+    acceptor.handle(AcceptorEvent::TailZeroed { token: token(3, 1) });
+    assert_eq!(acceptor.state().history, history(&[(0, 1000), (2, 1050)]));
+}
+
 #[test]
 fn a_node_that_lost_its_store_neither_votes_nor_counts() {
     let stranger = Member { store_uuid: StoreUuid::from_bytes([99; 16]), ..member(1) };

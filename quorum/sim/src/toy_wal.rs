@@ -64,7 +64,7 @@ pub fn scan(image: &[u8], mut place: Place, limit: Lsn) -> Place {
 fn valid_record(image: &[u8], place: Place) -> Option<usize> {
     let bytes = image.get(offset(place.end)..)?;
     let length = u32::from_be_bytes(bytes.get(..4)?.try_into().ok()?) as usize;
-    if !(HEADER_BYTES..=MAX_RECORD_BYTES).contains(&length) || length % 8 != 0 {
+    if !(HEADER_BYTES..=MAX_RECORD_BYTES).contains(&length) || !length.is_multiple_of(8) {
         return None;
     }
     let record = bytes.get(..length)?;

@@ -2,7 +2,7 @@
 
 use quorum_sim::run_many;
 
-const RUNS: u64 = 800;
+const RUNS: u64 = 2_000;
 
 #[test]
 fn no_seed_breaks_an_invariant() {

@@ -110,7 +110,7 @@ impl Acceptor {
             // Not this timeline's history, or one of the two is damaged: nothing is taken from it.
             _ => return,
         };
-        let same_history = self.state.history.written_below(commit_lsn) == committed;
+        let same_history = self.state.history.agrees_below(commit_lsn, &committed);
         if same_history && cut == self.log.write_lsn() && self.log.tail_is_zero() {
             self.known_commit = self.known_commit.max(commit_lsn);
             self.advance_commit();

@@ -24,7 +24,8 @@ pub struct Token {
     pub truncations: u64,
 }
 
-/// What happened.
+/// What happened. The core queues nothing but a few replies: a shell bounds what it takes off a connection by what its disk
+/// queue holds (a proposer has at most `in_flight_bytes` on its way).
 #[derive(Debug, Clone)]
 pub enum AcceptorEvent {
     /// A proposer's message, already decoded.

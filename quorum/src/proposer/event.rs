@@ -90,7 +90,8 @@ pub struct Victory {
     pub donor: NodeId,
     /// The donor's history and (term, start_lsn).
     pub history: TermHistory,
-    /// Known to be committed at the time of the election.
+    /// Known to be committed at the time of the election. Even if it is `start_lsn` already, a `CommitAdvanced` with
+    /// `start_lsn` or more follows once a quorum has accepted the term.
     pub commit_lsn: Lsn,
     /// PostgreSQL's system identifier, from the safekeepers.
     pub system_identifier: u64,
