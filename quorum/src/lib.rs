@@ -33,7 +33,7 @@ pub use acceptor::{
     TimelineIdentity, Token,
 };
 pub use history::{HistoryEntry, HistoryError, MAX_HISTORY_ENTRIES, TermHistory};
-pub use membership::{Member, Membership, MembershipError};
+pub use membership::{MAX_MEMBERS, Member, Membership, MembershipError};
 pub use message::{
     AcceptorGreeting, AcceptorMessage, Append, AppendAnswer, Elected, PageserverFeedback, ProposerGreeting,
     ProposerMessage, RefusalCode, Refused, Vote, VoteRequest,

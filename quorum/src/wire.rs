@@ -8,8 +8,8 @@ use ogel_ids::{CandidateId, Generation, Lsn, NodeId, StoreUuid, TenantId, Term, 
 
 use crate::{
     AcceptorGreeting, AcceptorMessage, Append, AppendAnswer, Elected, HistoryEntry, HistoryError, MAX_HISTORY_ENTRIES,
-    Member, Membership, MembershipError, PageserverFeedback, ProposerGreeting, ProposerMessage, RefusalCode, Refused,
-    TermHistory, Vote, VoteRequest, membership::MAX_MEMBERS,
+    MAX_MEMBERS, Member, Membership, MembershipError, PageserverFeedback, ProposerGreeting, ProposerMessage,
+    RefusalCode, Refused, TermHistory, Vote, VoteRequest,
 };
 
 /// Version in both greetings.
