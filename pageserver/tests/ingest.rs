@@ -394,3 +394,40 @@ async fn folders_of_others_are_refused() {
         assert!(error.contains(part), "{error}");
     }
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_damaged_block_costs_its_pages_only() {
+    let Some(template) = template() else { return };
+    let folder = tempfile::tempdir().unwrap();
+    let (server, safekeeper, _) = cluster(folder.path(), &template).await;
+    let start = server.timeline().start_lsn;
+    server.stop().await;
+    let layers = folder.path().join(format!("tenants/{TENANT}/timelines/{TIMELINE}/layers"));
+    let layer = std::fs::read_dir(layers).unwrap().next().unwrap().unwrap().path();
+    let mut bytes = std::fs::read(&layer).unwrap();
+    bytes[1_000_000] ^= 1;
+    std::fs::write(&layer, bytes).unwrap();
+
+    let server = Server::start(folder.path(), &template, &[&safekeeper.address], &[]).await;
+    let mut pages = server.pagestream(1).await;
+    let (mut served, mut damaged) = (0, 0);
+    for db in [1, 4, 5] {
+        for (rel, blocks) in server.timeline().relations(1663, db, start, pageserver::layer::Io::MayBlock).unwrap() {
+            for block in 0..blocks {
+                let answer = pages.pages(rel, &[block], (NEWEST, start)).await;
+                if answer.tag == 103 {
+                    served += 1;
+                } else {
+                    let (code, text) = answer.error();
+                    assert!(code == 4 && text.contains("checksum"), "{text}");
+                    damaged += 1;
+                }
+            }
+        }
+    }
+    // One block of the layer file has a few pages; the cluster has thousands.
+    assert!((1..=8).contains(&damaged) && served > 2000, "{damaged} damaged, {served} served");
+    let status = server.timeline().damaged_pages();
+    assert!(!status.named.is_empty(), "{status:?}");
+    server.stop().await;
+}

@@ -126,3 +126,32 @@ fn foreign_and_future_files_are_named() {
     std::fs::write(&sample.path, b"not a layer").unwrap();
     assert!(matches!(read_all(&sample), Err(LayerError::Damaged { .. })));
 }
+
+/// Files of every version stay readable. Written once by `OGEL_WRITE_FIXTURE=1 cargo test`, then never again.
+#[test]
+fn a_file_of_version_1_is_readable() {
+    let path = PathBuf::from(concat!(env!("CARGO_MANIFEST_DIR"), "/tests/fixtures/delta-v1.layer"));
+    let header = LayerHeader { lsns: LsnRange { start: Lsn(0x100_0028), end: Lsn(0x100_2000) }, ..sample().header };
+    if std::env::var_os("OGEL_WRITE_FIXTURE").is_some() {
+        std::fs::create_dir_all(path.parent().unwrap()).unwrap();
+        write_file(&path, &header, true, |writer| {
+            writer.version(key(1), Lsn(0x100_0100), VersionKind::Image, &[7; 8192])?;
+            writer.version(key(1), Lsn(0x100_0200), VersionKind::Delta, b"a delta")?;
+            writer.version(key(2), Lsn(0x100_0300), VersionKind::InitDelta, b"an init delta")?;
+            writer.tombstone(Tombstone { range: KeyRange::single(key(2)), lsn: Lsn(0x100_0400) });
+            Ok(())
+        })
+        .unwrap();
+    }
+    let file = LayerFile::open(&path, &header, Arc::new(BlockCache::new(1 << 20))).unwrap();
+    let nothing = |_| None;
+    let read = |block, at| {
+        let mut reconstruction = Reconstruction::new(&nothing);
+        file.visit(&key(block), Lsn(at), &mut reconstruction, Io::MayBlock).unwrap();
+        (reconstruction.base.clone().map(|base| base.to_vec()), reconstruction.deltas.clone())
+    };
+    assert_eq!(read(1, 0x100_0150), (Some(vec![7; 8192]), vec![]));
+    assert_eq!(read(1, 0x100_0200), (Some(vec![7; 8192]), vec![(Lsn(0x100_0200), b"a delta"[..].into())]));
+    assert_eq!(read(2, 0x100_0300), (None, vec![(Lsn(0x100_0300), b"an init delta"[..].into())]));
+    assert_eq!(read(2, 0x100_0400), (None, vec![]));
+}

@@ -149,6 +149,7 @@ impl PageStream<'_> {
         };
         result.map_err(|failure| match failure {
             Failure::NoSuchRelation(text) => (ErrorCode::NoSuchRelation, text),
+            // The disk may answer next time: the client shall try again.
             Failure::Read(error @ ReadError::Layer(LayerError::Io { .. })) => {
                 (ErrorCode::WaitTimedOut, error.to_string())
             }

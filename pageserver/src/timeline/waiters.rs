@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 
 use ogel_ids::Lsn;
 use parking_lot::Mutex;
-use tokio::sync::oneshot;
+use tokio::sync::{Notify, oneshot};
 
 /// An ordered queue: an advance wakes exactly those whose LSN has come, without looking at the others.
 ///
@@ -12,6 +12,7 @@ use tokio::sync::oneshot;
 #[derive(Debug)]
 pub struct Waiters {
     queue: Mutex<Queue>,
+    joined: Notify,
 }
 
 #[derive(Debug)]
@@ -31,7 +32,8 @@ pub struct Ticket<'a> {
 impl Waiters {
     /// Nobody waits; `reached` has been reached.
     pub fn new(reached: Lsn) -> Self {
-        Self { queue: Mutex::new(Queue { reached, next_ticket: 0, waiting: BTreeMap::new() }) }
+        let queue = Queue { reached, next_ticket: 0, waiting: BTreeMap::new() };
+        Self { queue: Mutex::new(queue), joined: Notify::new() }
     }
 
     /// Queues for `lsn`; `None` when it has been reached.
@@ -44,6 +46,7 @@ impl Waiters {
         queue.next_ticket += 1;
         let (sender, signal) = oneshot::channel();
         queue.waiting.insert(place, sender);
+        self.joined.notify_one();
         Some(Ticket { waiters: self, place, signal })
     }
 
@@ -54,6 +57,13 @@ impl Waiters {
         let still_waiting = queue.waiting.split_off(&(Lsn(lsn.0.saturating_add(1)), 0));
         for (_, sender) in std::mem::replace(&mut queue.waiting, still_waiting) {
             let _ = sender.send(()); // whoever has left does not care
+        }
+    }
+
+    /// Waits until somebody waits.
+    pub async fn somebody(&self) {
+        while self.farthest().is_none() {
+            self.joined.notified().await;
         }
     }
 
@@ -86,6 +96,7 @@ mod tests {
         assert!(waiters.queue(Lsn(10)).is_none());
         let mut near = waiters.queue(Lsn(11)).unwrap();
         let far = waiters.queue(Lsn(20)).unwrap();
+        waiters.somebody().await;
         waiters.advance(Lsn(15));
         near.reached().await;
         assert_eq!(waiters.farthest(), Some(Lsn(20)));

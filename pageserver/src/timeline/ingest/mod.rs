@@ -32,6 +32,8 @@ const FEEDBACK_INTERVAL: Duration = Duration::from_secs(1);
 /// WAL decoded in one go at most; positions are reported and readers woken in between.
 const MAX_CHUNK_BYTES: usize = 1 << 20;
 const BACK_OFF_MIN: Duration = Duration::from_millis(100);
+/// Back-off while somebody waits for WAL.
+const BACK_OFF_AWAITED: Duration = Duration::from_millis(200);
 const BACK_OFF_MAX: Duration = Duration::from_secs(5);
 
 /// What the ingest of a timeline is doing.
@@ -101,12 +103,24 @@ pub async fn run(timeline: Arc<Timeline>, safekeepers: Arc<[Address]>, shutdown:
         let jitter = back_off.mul_f64(0.5 + random_below(1000) as f64 / 1000.0);
         tokio::select! {
             () = tokio::time::sleep(jitter) => {}
+            () = soon_when_awaited(&timeline) => {}
             () = shutdown.wait() => return,
         }
     }
 }
 
+/// A timeline that somebody waits for is not left to the long back-off.
+async fn soon_when_awaited(timeline: &Timeline) {
+    timeline.waiters.somebody().await;
+    tokio::time::sleep(BACK_OFF_AWAITED).await;
+}
+
 async fn follow(timeline: &Arc<Timeline>, address: &Address) -> Result<(), FollowError> {
+    if timeline.frozen_layers() >= MAX_FROZEN {
+        // A full disk must not be answered with more memory.
+        let timeline = timeline.clone();
+        flushed(tokio::task::spawn_blocking(move || timeline.flush_frozen()).await)?;
+    }
     let start = timeline.last_record_lsn();
     let options = ConnectOptions::new(address.clone())
         .parameter("replication", "true")
