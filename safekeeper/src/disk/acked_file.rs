@@ -152,6 +152,14 @@ fn decode(bytes: &[u8; SLOT_BYTES]) -> Result<Option<(u64, Lsn)>, AckedFileError
 mod tests {
     use super::*;
 
+    /// Files of this version must stay readable.
+    #[test]
+    fn version_1_as_first_written() {
+        let slot = *include_bytes!("fixtures/acked-slot-v1");
+        assert_eq!(decode(&slot).unwrap(), Some((7, Lsn(0x1_016b_3740))));
+        assert_eq!(encode(7, Lsn(0x1_016b_3740)), slot, "what is written has changed: raise the version");
+    }
+
     #[test]
     fn a_torn_slot_leaves_the_one_before() {
         let folder = tempfile::tempdir().unwrap();

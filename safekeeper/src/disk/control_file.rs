@@ -262,6 +262,14 @@ mod tests {
         }
     }
 
+    /// Files of this version must stay readable.
+    #[test]
+    fn version_1_as_first_written() {
+        let bytes = include_bytes!("fixtures/control-v1");
+        assert_eq!(decode(bytes).unwrap(), state());
+        assert_eq!(encode(&state()), bytes, "what is written has changed: raise the version");
+    }
+
     #[test]
     fn another_version_is_named() {
         let mut bytes = encode(&state());
