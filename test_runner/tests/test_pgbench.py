@@ -66,13 +66,21 @@ def test_pageserver_restarts_unnoticed(cluster: Cluster):
     pgbench_invariants(cluster)
 
 
-def test_commits_wait_for_a_quorum(cluster: Cluster):
-    """Two safekeepers dead: nothing is acknowledged, cancelled or not, and what was not acknowledged may be lost. Reads go on."""
-    recorder = Recorder(cluster).create().start()
+def test_commits_wait_for_a_quorum(make_cluster):
+    """Two safekeepers dead: nothing is acknowledged, cancelled or not, and what was not acknowledged may be lost. Reads go on.
+
+    The buffers hold the catalogs: reading prunes pages, which is a change, and a page whose last change no quorum has cannot come back
+    from the pageserver. The table that is read comes from there: the compute has just been started.
+    """
+    cluster = make_cluster(shared_buffers="64MB").up()
+    cluster.sql("CREATE TABLE r AS SELECT i FROM generate_series(1, 100000) i")
+    cluster.sql("CREATE TABLE w (i int)")
+    recorder = Recorder(cluster).create()
+    cluster.ogel("compute", "kill", "main")
+    cluster.ogel("compute", "start", "main")
+    recorder.start()
     wait_until(lambda: recorder.count() > 50, "the recorder writes")
-    cluster.sql("CREATE TABLE r AS SELECT i FROM generate_series(1, 1000) i")
     reader = cluster.connect()
-    assert reader.execute("SELECT sum(i) FROM r").fetchone() == (500500,)
     cluster.chaos("kill", "safekeeper-1")
     cluster.chaos("kill", "safekeeper-3")
     settled = recorder.count()
@@ -88,7 +96,7 @@ def test_commits_wait_for_a_quorum(cluster: Cluster):
 
     def commit() -> None:
         try:
-            impatient.execute("INSERT INTO r VALUES (-1)")
+            impatient.execute("INSERT INTO w VALUES (-1)")
             outcome.append("success")
         except Exception as error:  # noqa: BLE001
             outcome.append(type(error).__name__)
@@ -102,8 +110,8 @@ def test_commits_wait_for_a_quorum(cluster: Cluster):
     reader.execute("SELECT pg_terminate_backend(%s)", (pid,))
     thread.join(2)
     assert "success" not in outcome
-    assert reader.execute("SELECT sum(i) FROM r WHERE i > 0").fetchone() == (500500,), "reads go on"
-    assert reader.execute("SELECT count(*) FROM r WHERE i = -1").fetchone() == (0,), "visible without a quorum"
+    assert reader.execute("SELECT sum(i) FROM r").fetchone() == (5000050000,), "reads of what is committed go on"
+    assert reader.execute("SELECT count(*) FROM w").fetchone() == (0,), "visible without a quorum"
     assert recorder.count() == settled
 
     # The compute dies with its WAL; nothing that was acknowledged goes with it.
