@@ -78,10 +78,6 @@ fn rel(number: u32) -> RelFork {
 async fn cluster(data: &Path, template: &str) -> (Server, FakeSafekeeper, WalWriter) {
     let safekeeper = FakeSafekeeper::start(Arc::default()).await;
     let server = Server::start(data, template, &[&safekeeper.address], &[]).await;
-    let start = server.pageserver.timelines().get(&(TENANT, TIMELINE)).is_none().then_some(());
-    assert!(start.is_some(), "the data folder is new");
-    // WAL must be there before the timeline follows it.
-    safekeeper.change(|wal| wal.start = Lsn(0x0200_00a0));
     let (timeline, created) = server.pageserver.create(TENANT, TIMELINE).await.unwrap();
     assert!(created);
     safekeeper.change(|wal| {

@@ -50,8 +50,11 @@ fn key(block: u32) -> Key {
     Key::rel_page(REL.fork(Fork::Main), block)
 }
 
+/// Values, and how many there are later.
+type Found = (Vec<(Key, Vec<u8>)>, usize);
+
 /// Opens the file and reads everything: the values found at 600 and those hidden at 800.
-fn read_all(sample: &Sample) -> Result<(Vec<(Key, Vec<u8>)>, usize), LayerError> {
+fn read_all(sample: &Sample) -> Result<Found, LayerError> {
     let file = LayerFile::open(&sample.path, &sample.header, Arc::new(BlockCache::new(1 << 20)))?;
     let mut scan = Scan::new(KeyRange::ALL, Lsn(600));
     file.scan(&mut scan, Io::MayBlock)?;

@@ -111,13 +111,14 @@ impl MemoryLayer {
         self.sealed.get().copied()
     }
 
-    /// Appends a batch and empties it.
-    pub fn apply(&self, batch: &mut WriteBatch) {
+    /// Appends a batch and empties it. Returns by how much the layer's memory has grown.
+    pub fn apply(&self, batch: &mut WriteBatch) -> usize {
         assert!(self.sealed.get().is_none(), "nothing is appended to a sealed layer");
         let data = Bytes::from(std::mem::take(&mut batch.data));
         let mut inner = self.inner.write();
         let chunk = u32::try_from(inner.chunks.len()).expect("a layer is frozen long before 4 billion batches");
-        inner.size_bytes += data.len() + batch.operations.len() * ENTRY_COST_BYTES;
+        let grown_bytes = data.len() + batch.operations.len() * ENTRY_COST_BYTES;
+        inner.size_bytes += grown_bytes;
         inner.chunks.push(data);
         for operation in batch.operations.drain(..) {
             match operation {
@@ -133,6 +134,7 @@ impl MemoryLayer {
             }
         }
         batch.last_put = Lsn::INVALID;
+        grown_bytes
     }
 
     /// Memory that it takes, by estimate.

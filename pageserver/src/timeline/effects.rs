@@ -283,8 +283,6 @@ impl Timeline {
                 .logical_size_bytes
                 .fetch_update(Relaxed, Relaxed, |size| Some(size.saturating_add_signed(grown_bytes)));
         }
-        if !batch.is_empty() {
-            self.pin_layers().open.apply(batch);
-        }
+        self.append(batch);
     }
 }

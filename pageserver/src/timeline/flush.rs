@@ -31,7 +31,7 @@ impl Timeline {
         let limits = &self.environment.freeze;
         let size_bytes = open.size_bytes();
         let wal_bytes = self.last_record_lsn().bytes_since(open.start);
-        let crowded = self.environment.open_bytes.load(Ordering::Relaxed) as usize + size_bytes > limits.all_open_bytes;
+        let crowded = self.environment.open_bytes.load(Ordering::Relaxed) as usize > limits.all_open_bytes;
         wal_bytes > 0
             && (size_bytes >= limits.size_bytes
                 || wal_bytes >= limits.wal_bytes
@@ -48,11 +48,18 @@ impl Timeline {
         }
         let mut batch = WriteBatch::default();
         batch.put(Key::checkpoint(), head.lsn, VersionKind::Image, &head.state.encode());
-        open.apply(&mut batch);
+        self.append(&mut batch);
         open.seal(Sealed { end: head.lsn, logical_size_bytes: self.logical_size_bytes() });
-        self.environment.open_bytes.fetch_add(open.size_bytes() as u64, Ordering::Relaxed);
         let mut layers = self.layers.write();
         *layers = Arc::new(layers.freeze(MemoryLayer::new(head.lsn)));
+    }
+
+    /// Puts a batch into the open layer. Only the ingest of the timeline calls it, so that the open layer stays the same meanwhile.
+    pub(super) fn append(&self, batch: &mut WriteBatch) {
+        if !batch.is_empty() {
+            let grown_bytes = self.pin_layers().open.apply(batch);
+            self.environment.open_bytes.fetch_add(grown_bytes as u64, Ordering::Relaxed);
+        }
     }
 
     /// How many frozen layers wait.

@@ -23,8 +23,8 @@ use self::{
 };
 use super::{Timeline, flush::MAX_FROZEN};
 
-/// A safekeeper says something at least this often, or is left.
-const SILENCE_LIMIT: Duration = Duration::from_secs(10);
+/// A safekeeper that says nothing for this long is left; an idle one says something every 10 s.
+const SILENCE_LIMIT: Duration = Duration::from_secs(25);
 /// Somebody has waited this long for WAL that this safekeeper does not have: perhaps another one does.
 const STALL_LIMIT: Duration = Duration::from_secs(3);
 /// Feedback goes out at least this often.
