@@ -16,6 +16,7 @@
 //!
 //! What must never be: an answer to a proposer about something that is not durable; a byte beyond commit_lsn to a reader that
 //! is not a peer; a decision about terms, votes or commits outside `quorum`.
+#![cfg_attr(test, allow(clippy::unwrap_used))]
 
 mod disk;
 mod http;

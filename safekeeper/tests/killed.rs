@@ -1,4 +1,5 @@
 //! `kill -9` at any moment: what was acknowledged is there afterwards.
+#![allow(clippy::unwrap_used)] // a test that panics has failed
 
 mod node;
 

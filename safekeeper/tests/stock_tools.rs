@@ -1,6 +1,7 @@
 //! Stock `pg_receivewal` attaches to a safekeeper and writes the same bytes; stock `pg_waldump` reads its files.
 //!
 //! Needs a stock PostgreSQL 17: the one that `target/pg-install.json` names, or `OGEL_STOCK_PG`.
+#![allow(clippy::unwrap_used)] // a test that panics has failed
 
 mod node;
 

@@ -9,6 +9,7 @@
 //! [`MessageWriter::send_copy_data`] without being copied. A frame is refused by its announced length before a byte of it is
 //! stored, and the buffer grows with what has really arrived: a hostile peer cannot make us allocate.
 //! Reading is safe to cancel (`select!`): bytes already received stay in the reader.
+#![cfg_attr(test, allow(clippy::unwrap_used))]
 
 mod client;
 mod connection;

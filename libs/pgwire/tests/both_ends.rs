@@ -1,4 +1,5 @@
 //! Our client against our server, and hostile clients against our server.
+#![allow(clippy::unwrap_used)] // a test that panics has failed
 
 use std::time::Duration;
 

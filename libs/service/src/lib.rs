@@ -9,6 +9,7 @@
 //! - [`durable_file`]: files that are whole and on disk, or not there.
 //!
 //! Metrics are `prometheus-client`'s: the Prometheus project's own small crate, typed labels, no global state.
+#![cfg_attr(test, allow(clippy::unwrap_used))]
 
 pub mod config;
 mod data_folder;
