@@ -6,6 +6,7 @@ use crate::{
     effect::{Effect, EffectSink, Version},
     key::{Page, SlruKind},
     record::{BlockRef, ImageRef, ParsedRecord},
+    redo,
     v17::rmgr,
 };
 use ogel_ids::Lsn;
@@ -49,6 +50,7 @@ impl Scratch {
             .record
             .restore_image(image, &mut self.page)
             .map_err(|error| InterpretErrorKind::Image { block_id: block.id, error })?;
+        redo::finish_image(&mut self.page, context.record.rmid, context.record.rmgr_info(), block.id, context.end);
         stamp_lsn(&mut self.page, context.end);
         let version = Version::Image(&self.page);
         sink.effect(Effect::Page { rel: block.rel, block: block.block, version, only_existing: false });

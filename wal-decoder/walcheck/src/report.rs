@@ -95,11 +95,11 @@ impl Report {
         }
     }
 
-    /// Record kinds that change pages and of which no page was compared.
+    /// Record kinds that change pages and of which no page was compared; of some kinds PostgreSQL always logs the images.
     pub fn unreached(&self) -> Vec<String> {
         page_changing_kinds()
             .map(|(rmid, info)| kind_name(rmid, info))
-            .filter(|kind| self.kinds.get(kind).is_none_or(|counts| counts.compared == 0))
+            .filter(|kind| self.kinds.get(kind).is_none_or(|counts| counts.compared + counts.images == 0))
             .collect()
     }
 }

@@ -91,3 +91,8 @@ fn run(name: &str) {
 fn damaged_heap_and_btree_deltas_and_pages() {
     run("heap_btree");
 }
+
+#[test]
+fn damaged_index_deltas_and_pages() {
+    run("index");
+}
