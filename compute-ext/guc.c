@@ -28,6 +28,7 @@ int			ogel_page_server_timeout = 0;
 int			ogel_request_timeout = 30000;
 int			ogel_relsize_cache_size = 65536;
 int			ogel_lwlsn_cache_size = 131072;
+int			ogel_readahead = 64;
 int			ogel_max_apply_lag = 512;
 
 uint32		ogel_page_server_generation = 0;
@@ -203,6 +204,11 @@ define_limits(void)
 							NULL,
 							&ogel_lwlsn_cache_size, 131072, 1024, 64 * 1024 * 1024,
 							PGC_POSTMASTER, 0, NULL, NULL, NULL);
+	DefineCustomIntVariable("ogel.readahead",
+							"Blocks asked for ahead of a sequential scan.",
+							"0 turns readahead off.",
+							&ogel_readahead, 64, 0, 128,
+							PGC_USERSET, GUC_UNIT_BLOCKS, NULL, NULL, NULL);
 	DefineCustomIntVariable("ogel.max_apply_lag",
 							"WAL that may be written ahead of the page server before writers are slowed down.",
 							"0 means no limit.",

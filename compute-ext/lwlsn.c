@@ -242,6 +242,12 @@ lwlsn_for_pages(const RelFork *key, const BlockNumber *blocks, int nblocks)
 }
 
 XLogRecPtr
+lwlsn_of_page(const RelFork *key, BlockNumber blocknum)
+{
+	return Max(lookup(key, RANGE_ALL_PAGES), lookup(key, blocknum / PAGES_PER_RANGE));
+}
+
+XLogRecPtr
 lwlsn_for_size(const RelFork *key)
 {
 	return flushed(lookup(key, RANGE_SIZE));

@@ -27,6 +27,7 @@
 #include "page_client.h"
 #include "page_connection.h"
 #include "page_protocol.h"
+#include "readahead.h"
 #include "utils/timestamp.h"
 
 #define FIRST_PAUSE_MS	10
@@ -42,6 +43,15 @@ typedef struct Outage
 } Outage;
 
 static uint64 last_request_id = 0;
+
+/* A primary wants the newest version, a standby that of its replay. */
+static XLogRecPtr
+newest_lsn(XLogRecPtr not_modified_since)
+{
+	if (RecoveryInProgress())
+		return Max(GetXLogReplayRecPtr(NULL), not_modified_since);
+	return PAGE_NEWEST_LSN;
+}
 
 /* Logs the trouble now and then, and gives up when that is asked for. */
 static void
@@ -128,9 +138,34 @@ report_refusal(const PageRequest *request, const PageAnswer *answer, const char 
 	pg_unreachable();
 }
 
+/* Receives and decodes one answer.  False when the connection broke. */
+static bool
+receive(PageAnswer *answer, char **message)
+{
+	int			size;
+
+	if (!page_connection_receive(message, &size))
+		return false;
+	if (page_answer_decode(*message, size, answer))
+		return true;
+	PQfreemem(*message);
+	page_connection_close("the answer is not one of the page service protocol, version 1");
+	return false;
+}
+
+/* Is it the kind of answer that was asked for? */
+static bool
+answers(const PageAnswer *answer, const PageRequest *request)
+{
+	if (answer->tag == PAGE_TAG_ERROR)
+		return true;
+	return answer->tag == PAGE_ANSWER_TAG(request->tag) &&
+		(request->tag != PAGE_TAG_GET_PAGES || answer->nblocks == request->nblocks);
+}
+
 /*
- * One attempt.  False when the connection broke.  The answer, if any, points
- * into *message.
+ * One attempt.  False when the connection broke.  The answer points into
+ * *message.  Answers to earlier requests of the readahead come first.
  */
 static bool
 attempt(const PageRequest *request, PageAnswer *answer, char **message)
@@ -138,22 +173,53 @@ attempt(const PageRequest *request, PageAnswer *answer, char **message)
 	char		buffer[PAGE_REQUEST_MAX_SIZE];
 	int			size = page_request_encode(request, buffer);
 
-	*message = NULL;
-	if (!page_connection_open() ||
-		!page_connection_send(buffer, size) ||
-		!page_connection_receive(message, &size))
+	if (!page_connection_open() || !page_connection_send(buffer, size, true))
 		return false;
-
-	if (page_answer_decode(*message, size, answer) && answer->id == request->id &&
-		(answer->tag == PAGE_TAG_ERROR ||
-		 (answer->tag == PAGE_ANSWER_TAG(request->tag) &&
-		  (request->tag != PAGE_TAG_GET_PAGES || answer->nblocks == request->nblocks))))
+	for (;;)
+	{
+		if (!receive(answer, message))
+			return false;
+		if (answer->id == request->id)
+			break;
+		readahead_answer(answer);
+		PQfreemem(*message);
+	}
+	page_connection_answered();
+	if (answers(answer, request))
 		return true;
-
 	PQfreemem(*message);
-	*message = NULL;
-	page_connection_close("the answer is not one of the page service protocol, version 1");
+	page_connection_close("the answer does not belong to the request");
 	return false;
+}
+
+bool
+page_client_prefetch(const RelFork *key, const BlockNumber *blocks, int nblocks,
+					 XLogRecPtr not_modified_since, uint64 *request_id)
+{
+	PageRequest request = {.tag = PAGE_TAG_GET_PAGES, .fork = *key};
+	char		buffer[PAGE_REQUEST_MAX_SIZE];
+
+	if (!page_connection_ready())
+		return false;
+	request.id = *request_id = ++last_request_id;
+	request.request_lsn = newest_lsn(not_modified_since);
+	request.not_modified_since = not_modified_since;
+	request.blocks = blocks;
+	request.nblocks = nblocks;
+	return page_connection_send(buffer, page_request_encode(&request, buffer), false);
+}
+
+bool
+page_client_receive_prefetched(void)
+{
+	PageAnswer	answer;
+	char	   *message;
+
+	if (!page_connection_ready() || !receive(&answer, &message))
+		return false;
+	readahead_answer(&answer);
+	PQfreemem(message);
+	return true;
 }
 
 /*
@@ -199,8 +265,7 @@ ask(PageRequest *request, PageAnswer *answer)
 	Outage		outage = {0};
 	char	   *message;
 
-	request->request_lsn = RecoveryInProgress() ?
-		Max(GetXLogReplayRecPtr(NULL), request->not_modified_since) : PAGE_NEWEST_LSN;
+	request->request_lsn = newest_lsn(request->not_modified_since);
 
 	for (;;)
 	{

@@ -19,4 +19,13 @@ extern bool page_client_nblocks(const RelFork *key, XLogRecPtr not_modified_sinc
 extern uint64 page_client_database_size(Oid spcOid, Oid dbOid,
 										XLogRecPtr not_modified_since);
 
+/*
+ * For the readahead: a request without waiting, and the wait for any one
+ * answer, which goes to readahead_answer().  False when the connection is not
+ * usable or breaks.
+ */
+extern bool page_client_prefetch(const RelFork *key, const BlockNumber *blocks, int nblocks,
+								 XLogRecPtr not_modified_since, uint64 *request_id);
+extern bool page_client_receive_prefetched(void);
+
 #endif							/* OGEL_PAGE_CLIENT_H */

@@ -10,7 +10,8 @@
  *
  * An error raised while waiting leaves an answer under way.  Answers come in
  * order, and the one nobody wants may be slow, so the next use starts with a
- * new connection.
+ * new connection.  Requests of the readahead are not waited for: their
+ * answers are picked up when they come.
  *
  *-------------------------------------------------------------------------
  */
@@ -36,7 +37,8 @@ static WaitEventSet *wait_set = NULL;	/* latch, postmaster, socket */
 static int	socket_position;
 
 static bool streaming = false;	/* the page service accepts requests */
-static bool answer_pending = false;
+static bool answer_pending = false; /* somebody waits, or waited, for one */
+static uint64 connection_number = 1;
 static uint32 address_generation;
 static char failure[512];
 
@@ -94,6 +96,7 @@ page_connection_close(const char *reason)
 		set_failure(reason);
 	streaming = false;
 	answer_pending = false;
+	connection_number++;
 	if (wait_set)
 		FreeWaitEventSet(wait_set);
 	wait_set = NULL;
@@ -259,12 +262,30 @@ start_stream(TimestampTz deadline)
 }
 
 bool
+page_connection_ready(void)
+{
+	return streaming && !answer_pending && address_generation == ogel_page_server_generation;
+}
+
+uint64
+page_connection_number(void)
+{
+	return connection_number;
+}
+
+void
+page_connection_answered(void)
+{
+	answer_pending = false;
+}
+
+bool
 page_connection_open(void)
 {
 	static bool registered = false;
 	TimestampTz deadline;
 
-	if (streaming && !answer_pending && address_generation == ogel_page_server_generation)
+	if (page_connection_ready())
 		return true;
 	page_connection_close("closed");
 
@@ -287,9 +308,9 @@ page_connection_open(void)
 
 /* Sends one request. */
 bool
-page_connection_send(const char *message, int size)
+page_connection_send(const char *message, int size, bool answer_awaited)
 {
-	answer_pending = true;
+	answer_pending = answer_awaited;
 	if (PQputCopyData(conn, message, size) <= 0)
 		return fail();
 	return flush_output(deadline_in(ogel_request_timeout), request_wait_event());
@@ -312,10 +333,7 @@ page_connection_receive(char **message, int *size)
 			return fail();
 	}
 	if (*size > 0)
-	{
-		answer_pending = false;
 		return true;
-	}
 	if (*size == -1)
 	{
 		/* the server ended the stream and may say why */

@@ -13,11 +13,18 @@
  * then says why.  None throws, except for interrupts.
  */
 extern bool page_connection_open(void);
-extern bool page_connection_send(const char *message, int size);
+extern bool page_connection_send(const char *message, int size, bool answer_awaited);
 extern bool page_connection_receive(char **message, int *size);
 
 extern void page_connection_close(const char *reason);
 extern const char *page_connection_failure(void);
+
+/* the answer that was awaited has arrived */
+extern void page_connection_answered(void);
+
+/* can requests be sent right now?  Which connection is it, counted? */
+extern bool page_connection_ready(void);
+extern uint64 page_connection_number(void);
 
 extern uint32 page_retry_wait_event(void);
 

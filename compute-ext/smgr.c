@@ -34,6 +34,7 @@
 #include "ogel_smgr.h"
 #include "page_client.h"
 #include "page_protocol.h"
+#include "readahead.h"
 #include "relsize.h"
 #include "storage/bufmgr.h"
 #include "storage/bufpage.h"
@@ -226,6 +227,10 @@ ogel_zeroextend(SMgrRelation reln, ForkNumber forknum, BlockNumber blocknum,
 static bool
 ogel_prefetch(SMgrRelation reln, ForkNumber forknum, BlockNumber blocknum, int nblocks)
 {
+	RelFork		key = key_of(reln, forknum);
+
+	for (int i = 0; i < nblocks; i++)
+		readahead_want(&key, blocknum + i);
 	return true;
 }
 
@@ -242,14 +247,9 @@ refuse_beyond_end(SMgrRelation reln, ForkNumber forknum, BlockNumber blocknum, B
 static void
 fetch(const RelFork *key, const BlockNumber *blocks, void **buffers, int nblocks)
 {
-	if (nblocks == 0)
-		return;
-	page_client_get_pages(key, blocks, buffers, nblocks,
-						  lwlsn_for_pages(key, blocks, nblocks));
-	if (!DataChecksumsEnabled())
-		return;
-	for (int i = 0; i < nblocks; i++)
-		PageSetChecksumInplace(buffers[i], blocks[i]);
+	if (nblocks > 0)
+		page_client_get_pages(key, blocks, buffers, nblocks,
+							  lwlsn_for_pages(key, blocks, nblocks));
 }
 
 static void
@@ -262,6 +262,9 @@ ogel_readv(SMgrRelation reln, ForkNumber forknum, BlockNumber blocknum,
 	BlockNumber wanted[MAX_PAGES_PER_REQUEST];
 	void	   *wanted_buffers[MAX_PAGES_PER_REQUEST];
 	int			nwanted = 0;
+
+	if (size_known)
+		readahead_advance(reln, forknum, blocknum, blocknum + nblocks, size.logged);
 
 	for (BlockNumber i = 0; i < nblocks; i++)
 	{
@@ -279,6 +282,8 @@ ogel_readv(SMgrRelation reln, ForkNumber forknum, BlockNumber blocknum,
 			memset(buffers[i], 0, BLCKSZ);
 			continue;
 		}
+		if (readahead_take(&key, block, buffers[i]))
+			continue;
 		wanted[nwanted] = block;
 		wanted_buffers[nwanted++] = buffers[i];
 		if (nwanted == MAX_PAGES_PER_REQUEST)
@@ -288,6 +293,10 @@ ogel_readv(SMgrRelation reln, ForkNumber forknum, BlockNumber blocknum,
 		}
 	}
 	fetch(&key, wanted, wanted_buffers, nwanted);
+
+	/* pages from the WAL have none */
+	for (BlockNumber i = 0; DataChecksumsEnabled() && i < nblocks; i++)
+		PageSetChecksumInplace(buffers[i], blocknum + i);
 }
 
 static void

@@ -1,0 +1,285 @@
+/*-------------------------------------------------------------------------
+ *
+ * readahead.c
+ *	  Pages asked for before they are needed.
+ *
+ * A round trip per page makes scans slow.  Two sources say what will be
+ * needed: the core's prefetch calls (bitmap scans, ANALYZE), and this file's
+ * own eye for sequences of reads, since sequential scans, VACUUM and index
+ * builds do not call prefetch.  Requests go out without waiting; answers stay
+ * in a ring of slots of this process until they are taken.
+ *
+ * Rule (hazard H11): an answer is used only if the page's last-written LSN at
+ * the moment of use is not above the not_modified_since that was sent.
+ * Between question and use, another process may have read the page, changed
+ * it and written it out; its writing raised the last-written LSN.
+ *
+ * On a standby pages change without being written here, so there is none.
+ *
+ * An answer of an earlier connection never comes: a slot in flight counts
+ * only as long as its connection exists.
+ *
+ *-------------------------------------------------------------------------
+ */
+#include "postgres.h"
+
+#include "access/xlog.h"
+#include "guc.h"
+#include "lwlsn.h"
+#include "page_client.h"
+#include "page_connection.h"
+#include "readahead.h"
+#include "storage/bufmgr.h"
+#include "utils/memutils.h"
+
+#define NSLOTS			256		/* 2 MB, allocated at first use */
+#define NSTREAMS		8
+#define BATCH_SIZE		32
+#define FIRST_WINDOW	16
+
+/* Reads that skip up to so many blocks still count as sequential */
+#define LARGEST_GAP		32
+
+typedef enum SlotState
+{
+	SLOT_FREE,
+	SLOT_IN_FLIGHT,
+	SLOT_READY,
+} SlotState;
+
+typedef struct Slot
+{
+	SlotState	state;
+	RelFork		key;
+	BlockNumber blocknum;
+	XLogRecPtr	not_modified_since;
+	uint64		connection;
+	uint64		request_id;
+	int			position;		/* among the pages of the answer */
+} Slot;
+
+/* A sequence of reads.  next <= ahead */
+typedef struct Stream
+{
+	RelFork		key;
+	BlockNumber next;			/* where the next read is expected */
+	BlockNumber ahead;			/* asked for up to here */
+	int			window;			/* blocks, 0 = not a sequence yet */
+} Stream;
+
+static Slot slots[NSLOTS];
+static char *slot_pages = NULL;
+static int	next_slot = 0;
+static int	nused = 0;			/* slots not free */
+
+static Stream streams[NSTREAMS];
+static int	next_stream = 0;
+
+/* Blocks wanted but not asked for yet */
+static RelFork batch_key;
+static BlockNumber batch[BATCH_SIZE];
+static int	nbatch = 0;
+
+static void
+release(Slot *slot)
+{
+	if (slot->state != SLOT_FREE)
+		nused--;
+	slot->state = SLOT_FREE;
+}
+
+static char *
+page_of(const Slot *slot)
+{
+	return slot_pages + (size_t) (slot - slots) * BLCKSZ;
+}
+
+static Slot *
+find_slot(const RelFork *key, BlockNumber blocknum)
+{
+	if (nused == 0)
+		return NULL;
+	for (int i = 0; i < NSLOTS; i++)
+	{
+		Slot	   *slot = &slots[i];
+
+		if (slot->state == SLOT_FREE || slot->blocknum != blocknum ||
+			memcmp(&slot->key, key, sizeof(RelFork)) != 0)
+			continue;
+		if (slot->state == SLOT_IN_FLIGHT && slot->connection != page_connection_number())
+			release(slot);
+		else
+			return slot;
+	}
+	return NULL;
+}
+
+/* The oldest slot that no answer is awaited for, or NULL. */
+static Slot *
+recycle_slot(void)
+{
+	Slot	   *slot = &slots[next_slot];
+
+	if (slot->state == SLOT_IN_FLIGHT && slot->connection == page_connection_number())
+		return NULL;
+	next_slot = (next_slot + 1) % NSLOTS;
+	release(slot);
+	return slot;
+}
+
+/* Asks for the blocks of the batch. */
+static void
+send_batch(void)
+{
+	Slot	   *taken[BATCH_SIZE];
+	int			count = 0;
+	uint64		request_id;
+	XLogRecPtr	not_modified_since;
+
+	if (nbatch == 0 || !page_connection_ready())
+	{
+		nbatch = 0;
+		return;
+	}
+	if (slot_pages == NULL)
+		slot_pages = MemoryContextAlloc(TopMemoryContext, (Size) NSLOTS * BLCKSZ);
+	while (count < nbatch && (taken[count] = recycle_slot()) != NULL)
+		count++;
+	nbatch = 0;
+	if (count == 0)
+		return;
+
+	not_modified_since = lwlsn_for_pages(&batch_key, batch, count);
+	if (!page_client_prefetch(&batch_key, batch, count, not_modified_since, &request_id))
+		return;
+	for (int i = 0; i < count; i++)
+	{
+		taken[i]->state = SLOT_IN_FLIGHT;
+		taken[i]->key = batch_key;
+		taken[i]->blocknum = batch[i];
+		taken[i]->not_modified_since = not_modified_since;
+		taken[i]->connection = page_connection_number();
+		taken[i]->request_id = request_id;
+		taken[i]->position = i;
+	}
+	nused += count;
+}
+
+/* The block will be needed soon. */
+void
+readahead_want(const RelFork *key, BlockNumber blocknum)
+{
+	if (ogel_readahead == 0 || RecoveryInProgress() || find_slot(key, blocknum) != NULL)
+		return;
+	if (nbatch > 0 && memcmp(&batch_key, key, sizeof(RelFork)) != 0)
+		send_batch();
+	for (int i = 0; i < nbatch; i++)
+		if (batch[i] == blocknum)
+			return;
+	batch_key = *key;
+	batch[nbatch++] = blocknum;
+	if (nbatch == BATCH_SIZE)
+		send_batch();
+}
+
+/* Called for every answer that nobody waits for. */
+void
+readahead_answer(const PageAnswer *answer)
+{
+	for (int i = 0; i < NSLOTS; i++)
+	{
+		Slot	   *slot = &slots[i];
+
+		if (slot->state != SLOT_IN_FLIGHT || slot->request_id != answer->id)
+			continue;
+		if (answer->tag == PAGE_ANSWER_TAG(PAGE_TAG_GET_PAGES) &&
+			slot->position < answer->nblocks)
+		{
+			memcpy(page_of(slot), answer->payload + (size_t) slot->position * BLCKSZ, BLCKSZ);
+			slot->state = SLOT_READY;
+		}
+		else
+			release(slot);		/* the read itself will meet the error */
+	}
+}
+
+/*
+ * Takes a page that was asked for, waiting for it if it is on its way.  False
+ * when it was not asked for, or was changed since.
+ */
+bool
+readahead_take(const RelFork *key, BlockNumber blocknum, void *page)
+{
+	Slot	   *slot;
+	bool		usable;
+
+	send_batch();
+	while ((slot = find_slot(key, blocknum)) != NULL && slot->state == SLOT_IN_FLIGHT)
+	{
+		if (!page_client_receive_prefetched())
+			return false;
+	}
+	if (slot == NULL)
+		return false;
+
+	usable = lwlsn_of_page(key, blocknum) <= slot->not_modified_since;
+	if (usable)
+		memcpy(page, page_of(slot), BLCKSZ);
+	release(slot);
+	return usable;
+}
+
+static Stream *
+find_stream(const RelFork *key)
+{
+	Stream	   *stream;
+
+	for (int i = 0; i < NSTREAMS; i++)
+		if (memcmp(&streams[i].key, key, sizeof(RelFork)) == 0)
+			return &streams[i];
+
+	stream = &streams[next_stream];
+	next_stream = (next_stream + 1) % NSTREAMS;
+	memset(stream, 0, sizeof(*stream));
+	stream->key = *key;
+	stream->next = InvalidBlockNumber;
+	return stream;
+}
+
+/*
+ * Blocks [begin, end) are about to be read.  If they continue a sequence,
+ * asks for what follows, up to block limit (not included).  Blocks in the
+ * buffer pool are left out.
+ */
+void
+readahead_advance(SMgrRelation reln, ForkNumber forknum,
+				  BlockNumber begin, BlockNumber end, BlockNumber limit)
+{
+	RelFork		key = relfork_make(reln->smgr_rlocator.locator, forknum);
+	Stream	   *stream;
+	BlockNumber target;
+
+	if (ogel_readahead == 0 || RecoveryInProgress() || forknum != MAIN_FORKNUM)
+		return;
+
+	stream = find_stream(&key);
+	if (stream->next == InvalidBlockNumber || begin < stream->next ||
+		begin - stream->next > LARGEST_GAP)
+	{
+		stream->next = stream->ahead = end;
+		stream->window = 0;
+		return;
+	}
+	stream->next = end;
+	stream->window = Min(Max(stream->window * 2, FIRST_WINDOW), ogel_readahead);
+	stream->ahead = Max(stream->ahead, end);
+
+	target = limit > end ? Min(limit - end, stream->window) + end : end;
+	if (target <= stream->ahead ||
+		(target < limit && target - stream->ahead < stream->window / 2))
+		return;
+	for (BlockNumber block = stream->ahead; block < target; block++)
+		(void) PrefetchSharedBuffer(reln, forknum, block);
+	stream->ahead = target;
+	send_batch();
+}

@@ -1,0 +1,21 @@
+/*-------------------------------------------------------------------------
+ *
+ * readahead.h
+ *	  Pages asked for before they are needed.
+ *
+ *-------------------------------------------------------------------------
+ */
+#ifndef OGEL_READAHEAD_H
+#define OGEL_READAHEAD_H
+
+#include "ogel.h"
+#include "page_protocol.h"
+#include "storage/smgr.h"
+
+extern void readahead_want(const RelFork *key, BlockNumber blocknum);
+extern bool readahead_take(const RelFork *key, BlockNumber blocknum, void *page);
+extern void readahead_advance(SMgrRelation reln, ForkNumber forknum,
+							  BlockNumber begin, BlockNumber end, BlockNumber limit);
+extern void readahead_answer(const PageAnswer *answer);
+
+#endif							/* OGEL_READAHEAD_H */
