@@ -75,9 +75,7 @@ pub fn restore(data: &[u8], how: ImageInfo, out: &mut Page) -> Result<(), ImageE
         }
         0 => data.len(),
         COMPRESS_PGLZ => pglz::decompress(data, content).ok_or(ImageError::Compression("pglz"))?,
-        COMPRESS_LZ4 => {
-            lz4_flex::block::decompress_into(data, content).map_err(|_| ImageError::Compression("lz4"))?
-        }
+        COMPRESS_LZ4 => lz4_flex::block::decompress_into(data, content).map_err(|_| ImageError::Compression("lz4"))?,
         COMPRESS_ZSTD => {
             zstd::bulk::decompress_to_buffer(data, content).map_err(|_| ImageError::Compression("zstd"))?
         }

@@ -49,7 +49,10 @@ fn pglz_literals_matches_and_overlaps() {
 fn wrong_sizes_are_named() {
     let page = page();
     assert_eq!(restored(&page[1..], 0, false), Err(ImageError::Length { expected: 8192, got: 8191 }));
-    assert_eq!(restored(&lz4_flex::block::compress(&page[..100]), COMPRESS_LZ4, false), Err(ImageError::Length { expected: 8192, got: 100 }));
+    assert_eq!(
+        restored(&lz4_flex::block::compress(&page[..100]), COMPRESS_LZ4, false),
+        Err(ImageError::Length { expected: 8192, got: 100 })
+    );
     let mut out = page;
     let hole = ImageInfo { info: HAS_HOLE, hole_offset: 8000, hole_length: 193 };
     assert_eq!(restore(&page, hole, &mut out), Err(ImageError::Hole { offset: 8000, length: 193 }));

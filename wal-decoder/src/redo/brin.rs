@@ -103,7 +103,12 @@ fn create(page: &mut Slotted<'_>, pages_per_range: u32, version: u16) -> Result<
 }
 
 /// Lets the range map lead from a range of heap blocks to its summary.
-fn set_pointer(page: &mut Slotted<'_>, heap_block: u32, pages_per_range: u32, (block, item): (u32, u16)) -> Result<(), Fault> {
+fn set_pointer(
+    page: &mut Slotted<'_>,
+    heap_block: u32,
+    pages_per_range: u32,
+    (block, item): (u32, u16),
+) -> Result<(), Fault> {
     let range = heap_block.checked_div(pages_per_range).ok_or(Fault::Record("its ranges have no pages"))?;
     let at = HEADER_SIZE + range as usize % POINTERS_PER_PAGE * POINTER_SIZE;
     page.put_u16(at, (block >> 16) as u16);

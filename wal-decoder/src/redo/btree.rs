@@ -62,7 +62,9 @@ pub(super) fn redo(page: &mut Page, change: &Change<'_>) -> Result<(), Fault> {
         (op::INSERT_LEAF | op::INSERT_UPPER | op::INSERT_META, 0) => insert(page, change),
         (op::INSERT_POST, 0) => insert_into_posting(page, change),
         (op::INSERT_UPPER | op::INSERT_META | op::NEWROOT, 1) | (op::SPLIT_L | op::SPLIT_R, 3) => finish_split(page),
-        (op::INSERT_META | op::NEWROOT, 2) | (op::UNLINK_PAGE_META, 4) | (op::META_CLEANUP, 0) => metapage(page, record.block_data),
+        (op::INSERT_META | op::NEWROOT, 2) | (op::UNLINK_PAGE_META, 4) | (op::META_CLEANUP, 0) => {
+            metapage(page, record.block_data)
+        }
         (op::SPLIT_L | op::SPLIT_R, _) => split::redo(page, change),
         (op::DEDUP, 0) => rewrite::deduplicate(page, change),
         (op::DELETE | op::VACUUM, 0) => rewrite::delete(page, change),

@@ -8,7 +8,9 @@ pub(super) fn redo(page: &mut Page, change: &Change<'_>) -> Result<(), Fault> {
     while !data.rest().is_empty() {
         let (offset, len) = (usize::from(data.u16()?), usize::from(data.u16()?));
         let piece = data.bytes(len)?;
-        page.get_mut(offset..offset + len).ok_or(Fault::Record("a piece lies outside the page"))?.copy_from_slice(piece);
+        page.get_mut(offset..offset + len)
+            .ok_or(Fault::Record("a piece lies outside the page"))?
+            .copy_from_slice(piece);
     }
     // The pieces say nothing about the unused space, which the writer zeroed.
     let page = Slotted::new(page);

@@ -74,7 +74,9 @@ pub(super) fn redo(page: &mut Page, change: &Change<'_>) -> Result<(), Fault> {
             Ok(())
         }
         (op::VACUUM_DATA_LEAF_PAGE, 0) => posting_list::recompress(page, record.block_data),
-        (op::CREATE_POSTING_TREE..=op::SPLIT | op::INSERT_LIST_PAGE..=op::VACUUM_DATA_LEAF_PAGE, _) => change.unknown_block(),
+        (op::CREATE_POSTING_TREE..=op::SPLIT | op::INSERT_LIST_PAGE..=op::VACUUM_DATA_LEAF_PAGE, _) => {
+            change.unknown_block()
+        }
         // The pages of SPLIT and VACUUM_PAGE are always images.
         (op::VACUUM_PAGE, _) => Err(Fault::Record("it has no image of its page")),
         _ => Err(Fault::NotImplemented),

@@ -91,8 +91,10 @@ fn delete_items(page: &mut Slotted<'_>, numbers: &[u8]) -> Result<(), Fault> {
 fn take_tuple<'a>(bytes: &mut &'a [u8]) -> Result<&'a [u8], Fault> {
     let info = bytes.get(6..8).ok_or(Fault::Record("an index tuple ends early"))?;
     let size = usize::from(u16::from_le_bytes([info[0], info[1]]) & 0x1fff);
-    let (tuple, rest) =
-        bytes.split_at_checked(size).filter(|_| size >= 8).ok_or(Fault::Record("an index tuple has an impossible size"))?;
+    let (tuple, rest) = bytes
+        .split_at_checked(size)
+        .filter(|_| size >= 8)
+        .ok_or(Fault::Record("an index tuple has an impossible size"))?;
     *bytes = rest;
     Ok(tuple)
 }

@@ -116,7 +116,9 @@ pub(super) fn redo(page: &mut Page, change: &Change<'_>) -> Result<(), Fault> {
             Ok(())
         }
         (op::VACUUM_ONE_PAGE, _) => vacuum_one_page(page, change),
-        (op::INIT_META_PAGE..=op::SPLIT_ALLOCATE_PAGE | op::SPLIT_COMPLETE..=op::UPDATE_META_PAGE, _) => change.unknown_block(),
+        (op::INIT_META_PAGE..=op::SPLIT_ALLOCATE_PAGE | op::SPLIT_COMPLETE..=op::UPDATE_META_PAGE, _) => {
+            change.unknown_block()
+        }
         // SPLIT_PAGE is always an image.
         _ => Err(Fault::NotImplemented),
     }
@@ -139,7 +141,7 @@ fn init(page: &mut Slotted<'_>, previous: u32, bucket: u32, flags: u16) {
 /// Buckets are allocated in split points: below 2⁹ one each time their number doubles, above four phases of each doubling.
 fn split_point(buckets: u32) -> u32 {
     let group = buckets.max(1).next_power_of_two().trailing_zeros();
-    if group < 10 { group } else { 10 + (group - 10) * 4 + (buckets - 1 >> (group - 3) & 3) }
+    if group < 10 { group } else { 10 + (group - 10) * 4 + (((buckets - 1) >> (group - 3)) & 3) }
 }
 
 /// Buckets that exist when a split point is full.
@@ -214,7 +216,8 @@ fn change_tuple_count(page: &mut Slotted<'_>, by: f64) -> Result<(), Fault> {
 
 fn set_bit(page: &mut Slotted<'_>, data: &[u8], on: bool) -> Result<(), Fault> {
     let bit = ByteReader::new(data).u32()? as usize;
-    let byte = page.bytes[..SPECIAL].get_mut(HEADER_SIZE + bit / 8).ok_or(Fault::Record("a bit lies outside the bitmap"))?;
+    let byte =
+        page.bytes[..SPECIAL].get_mut(HEADER_SIZE + bit / 8).ok_or(Fault::Record("a bit lies outside the bitmap"))?;
     let mask = 1 << (bit % 8);
     *byte = if on { *byte | mask } else { *byte & !mask };
     Ok(())

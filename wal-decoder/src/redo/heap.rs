@@ -11,9 +11,7 @@ use super::{
 use crate::{
     byte_reader::ByteReader,
     key::Page,
-    v17::rmgr::heap::{
-        CONFIRM, DELETE, FLAG_COMMAND_ID, HOT_UPDATE, INIT_PAGE, INPLACE, INSERT, LOCK, OPMASK, UPDATE,
-    },
+    v17::rmgr::heap::{CONFIRM, DELETE, FLAG_COMMAND_ID, HOT_UPDATE, INIT_PAGE, INPLACE, INSERT, LOCK, OPMASK, UPDATE},
 };
 
 /// In `infobits_set`, ours: the command id is a combo command id.
@@ -229,7 +227,8 @@ fn update_new(page: &mut Slotted<'_>, change: &Change<'_>, update: &Update, one_
     let middle = data.rest();
 
     let len = tuple::HEADER_SIZE + bitmap.len() + prefix + middle.len() + suffix;
-    let shared = if prefix + suffix > 0 { shared_parts(page, update.old_item, prefix, suffix, one_page)? } else { (0, 0) };
+    let shared =
+        if prefix + suffix > 0 { shared_parts(page, update.old_item, prefix, suffix, one_page)? } else { (0, 0) };
     let start = page.add(update.new_item, len, Place::Heap)?;
     let mut at = start + tuple::HEADER_SIZE;
     page.bytes[at..at + bitmap.len()].copy_from_slice(bitmap);
@@ -247,7 +246,13 @@ fn update_new(page: &mut Slotted<'_>, change: &Change<'_>, update: &Update, one_
 }
 
 /// Where on the page the shared prefix and suffix of the old tuple start.
-fn shared_parts(page: &mut Slotted<'_>, item: u16, prefix: usize, suffix: usize, one_page: bool) -> Result<(usize, usize), Fault> {
+fn shared_parts(
+    page: &mut Slotted<'_>,
+    item: u16,
+    prefix: usize,
+    suffix: usize,
+    one_page: bool,
+) -> Result<(usize, usize), Fault> {
     if !one_page {
         return Err(Fault::Record("its tuple shares bytes with a tuple of another page"));
     }

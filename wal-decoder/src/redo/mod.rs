@@ -84,9 +84,8 @@ impl Change<'_> {
 /// After an error the content of `page` is unspecified and must not be served.
 pub fn apply(page: &mut Page, delta: &[u8], at: PageRef, end: Lsn) -> Result<(), RedoError> {
     match DeltaView::parse(delta)? {
-        DeltaView::Record(record) => {
-            apply_record(page, &Change { record, at }, end).map_err(|fault| RedoError::of_record(fault, &record, end))?
-        }
+        DeltaView::Record(record) => apply_record(page, &Change { record, at }, end)
+            .map_err(|fault| RedoError::of_record(fault, &record, end))?,
         DeltaView::VmClear(clear) => {
             clear.entries().for_each(|(index, bits)| visibility_map::clear(page, u32::from(index), bits))
         }

@@ -188,7 +188,8 @@ impl<'a> Slotted<'a> {
     /// `24 ≤ pd_lower ≤ pd_upper ≤ pd_special ≤ 8192` and the line pointers are whole.
     pub(crate) fn check_header(&self) -> Result<(), Fault> {
         let (lower, upper, special) = (self.lower(), self.upper(), self.special());
-        if lower < HEADER_SIZE || lower > upper || upper > special || special > PAGE_SIZE || special % 8 != 0 {
+        if lower < HEADER_SIZE || lower > upper || upper > special || special > PAGE_SIZE || !special.is_multiple_of(8)
+        {
             return Err(Fault::Page("its header is damaged or it was never initialised"));
         }
         Ok(())
@@ -283,7 +284,10 @@ impl<'a> Slotted<'a> {
     /// An item of an index page and the aligned room it takes, checked as the deletion routines of PostgreSQL do.
     fn checked_item(&self, number: usize) -> Result<(LinePointer, usize), Fault> {
         let line = self.line_at(number);
-        if line.offset < self.upper() || line.offset + align8(line.len) > self.special() || line.offset % 8 != 0 {
+        if line.offset < self.upper()
+            || line.offset + align8(line.len) > self.special()
+            || !line.offset.is_multiple_of(8)
+        {
             return Err(Fault::Page("a line pointer is damaged"));
         }
         Ok((line, align8(line.len)))
@@ -376,7 +380,10 @@ impl<'a> Slotted<'a> {
 
     /// Removes items and their line pointers; `numbers` ascends (`PageIndexMultiDelete`, which deletes one or two items in another
     /// way than more of them, with another layout as the result).
-    pub(crate) fn delete_many(&mut self, numbers: impl DoubleEndedIterator<Item = u16> + ExactSizeIterator) -> Result<(), Fault> {
+    pub(crate) fn delete_many(
+        &mut self,
+        numbers: impl DoubleEndedIterator<Item = u16> + ExactSizeIterator,
+    ) -> Result<(), Fault> {
         if numbers.len() <= 2 {
             return numbers.rev().try_for_each(|number| self.delete(number));
         }

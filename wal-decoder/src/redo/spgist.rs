@@ -183,7 +183,13 @@ fn set_downlink(page: &mut Slotted<'_>, item: u16, node: u16, target: Target) ->
 }
 
 /// Replaces tuples by dead ones: the first one named by `first`, the others by `rest` (`spgPageIndexMultiDelete`).
-fn bury(page: &mut Slotted<'_>, origin: &Origin, items: &[u8], (first, rest): (u32, u32), target: Target) -> Result<(), Fault> {
+fn bury(
+    page: &mut Slotted<'_>,
+    origin: &Origin,
+    items: &[u8],
+    (first, rest): (u32, u32),
+    target: Target,
+) -> Result<(), Fault> {
     let mut sorted = [0u16; MAX_ITEMS];
     let count = items.len() / 2;
     let sorted = sorted.get_mut(..count).ok_or(Fault::Record("it names more items than fit a page"))?;
@@ -451,7 +457,9 @@ fn vacuum_redirect(page: &mut Slotted<'_>, mut fields: ByteReader<'_>) -> Result
     if first_placeholder != 0 && first_placeholder <= last {
         add_to(page, PLACEHOLDERS, -i32::from(last - first_placeholder + 1))?;
         let mut gone = [0u16; MAX_ITEMS];
-        let gone = gone.get_mut(..usize::from(last - first_placeholder) + 1).ok_or(Fault::Page("it has more items than fit a page"))?;
+        let gone = gone
+            .get_mut(..usize::from(last - first_placeholder) + 1)
+            .ok_or(Fault::Page("it has more items than fit a page"))?;
         for (slot, item) in gone.iter_mut().zip(first_placeholder..) {
             *slot = item;
         }

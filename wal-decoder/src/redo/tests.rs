@@ -17,7 +17,15 @@ fn delta_of(rmid: u8, info: u8, xid: u32, main: &[u8], data: &[u8]) -> Vec<u8> {
     delta_with_blocks(rmid, info, xid, 0, &[(0, 0, AT.block)], main, data)
 }
 
-fn delta_with_blocks(rmid: u8, info: u8, xid: u32, own: u8, blocks: &[(u8, u8, u32)], main: &[u8], data: &[u8]) -> Vec<u8> {
+fn delta_with_blocks(
+    rmid: u8,
+    info: u8,
+    xid: u32,
+    own: u8,
+    blocks: &[(u8, u8, u32)],
+    main: &[u8],
+    data: &[u8],
+) -> Vec<u8> {
     let mut bytes = vec![delta::DELTA_VERSION, 0, rmid, info];
     bytes.extend(xid.to_le_bytes());
     bytes.extend([own, blocks.len() as u8]);
@@ -40,7 +48,11 @@ fn delta_with_blocks(rmid: u8, info: u8, xid: u32, own: u8, blocks: &[(u8, u8, u
 fn insert_parts(item: u16, command_id: Option<u32>, content: &[u8]) -> (Vec<u8>, Vec<u8>) {
     let mut main = item.to_le_bytes().to_vec();
     main.push(if command_id.is_some() { op::FLAG_COMMAND_ID } else { 0 });
-    main.extend(command_id.map(u32::to_le_bytes).unwrap_or_default().iter().take(if command_id.is_some() { 4 } else { 0 }));
+    main.extend(command_id.map(u32::to_le_bytes).unwrap_or_default().iter().take(if command_id.is_some() {
+        4
+    } else {
+        0
+    }));
     let mut data = vec![1, 0, 0, 8, 24, 0];
     data.extend(content);
     (main, data)
@@ -146,7 +158,10 @@ fn a_record_for_another_page_is_refused() {
     let error = apply(&mut empty, &delta_of(rmgr::HEAP, op::INSERT, 700, &main, &data), AT, END).expect_err("no page");
     assert!(error.to_string().contains("Heap/INSERT"), "{error}");
     let mut page = page_with(&[b"row"]);
-    assert!(apply(&mut page, &delta_of(rmgr::HEAP, op::INSERT, 700, &main, &data), AT, END).is_err(), "item 1 is in use");
+    assert!(
+        apply(&mut page, &delta_of(rmgr::HEAP, op::INSERT, 700, &main, &data), AT, END).is_err(),
+        "item 1 is in use"
+    );
 }
 
 #[test]
@@ -218,7 +233,10 @@ fn slru_pages() {
     delta::encode_multixact_members(&mut delta, 3, [(900, 1), (901, 4)].into_iter());
     apply_slru(SlruKind::MultixactMembers, &mut page, &delta).expect("members");
     assert_eq!((page[3], page[20]), (1, 4));
-    assert_eq!((page[16..20].to_vec(), page[24..28].to_vec()), (900u32.to_le_bytes().to_vec(), 901u32.to_le_bytes().to_vec()));
+    assert_eq!(
+        (page[16..20].to_vec(), page[24..28].to_vec()),
+        (900u32.to_le_bytes().to_vec(), 901u32.to_le_bytes().to_vec())
+    );
 
     page.fill(0);
     delta::encode_commit_ts(&mut delta, -2, 9, [1u16].into_iter());
@@ -250,4 +268,17 @@ proptest! {
         let blocks = [(own, 0, AT.block), (own ^ 1, 0, 3)];
         let _ = apply(&mut page, &delta_with_blocks(rmid, info, 5, own, &blocks, &main, &data), AT, END);
     }
+}
+
+#[test]
+fn a_gist_image_gets_the_end_of_the_split_that_postgresql_does_not_log() {
+    let mut page = Box::new([0; PAGE_SIZE]);
+    Slotted::new(&mut page).init(16);
+    const FLAGS: usize = PAGE_SIZE - 4;
+    page[FLAGS] = 0x09;
+    finish_image(&mut page, rmgr::GIST, 0x00, 0, END);
+    assert_eq!(page[FLAGS], 0x09, "block 0 of a page update is not the left half of a split");
+    finish_image(&mut page, rmgr::GIST, 0x00, 1, END);
+    assert_eq!(page[FLAGS], 0x01, "the follow-right flag would send every scan to the right for ever");
+    assert_eq!(page[PAGE_SIZE - 16..PAGE_SIZE - 8], [1, 0, 0, 0, 0x68, 0x24, 0, 0]);
 }

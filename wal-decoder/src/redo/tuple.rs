@@ -93,7 +93,10 @@ impl<'a> Tuple<'a> {
     /// Replaces all that the tuple says about its `xmax`, from the record's `infobits_set`.
     pub(crate) fn set_xmax_bits(&mut self, infobits: u8) {
         let bit = |mask: u8, value: u16| if infobits & mask != 0 { value } else { 0 };
-        let set = bit(0x01, XMAX_IS_MULTI) | bit(0x02, XMAX_LOCK_ONLY) | bit(0x04, XMAX_EXCL_LOCK) | bit(0x08, XMAX_KEYSHR_LOCK);
+        let set = bit(0x01, XMAX_IS_MULTI)
+            | bit(0x02, XMAX_LOCK_ONLY)
+            | bit(0x04, XMAX_EXCL_LOCK)
+            | bit(0x08, XMAX_KEYSHR_LOCK);
         self.change_infomask(XMAX_BITS, set);
         self.change_infomask2(KEYS_UPDATED, bit(0x10, KEYS_UPDATED));
     }
@@ -107,7 +110,6 @@ impl<'a> Tuple<'a> {
     /// `HEAP_XMAX_IS_LOCKED_ONLY`: `xmax` locks, and neither deletes nor updates.
     pub(crate) fn is_only_locked(&self) -> bool {
         let mask = self.u16_at(INFOMASK);
-        mask & XMAX_LOCK_ONLY != 0
-            || mask & (XMAX_IS_MULTI | XMAX_EXCL_LOCK | XMAX_KEYSHR_LOCK) == XMAX_EXCL_LOCK
+        mask & XMAX_LOCK_ONLY != 0 || mask & (XMAX_IS_MULTI | XMAX_EXCL_LOCK | XMAX_KEYSHR_LOCK) == XMAX_EXCL_LOCK
     }
 }

@@ -44,15 +44,20 @@ impl Checker {
 
     /// Applies one record and compares the pages of which it has an image for comparison.
     pub fn record(&mut self, start: Lsn, end: Lsn, bytes: &[u8]) -> Result<(), InterpretError> {
-        let record = ParsedRecord::parse(bytes)
-            .map_err(|error| InterpretError { start, rmid: 0, info: 0, kind: InterpretErrorKind::Record(error) })?;
+        let record = ParsedRecord::parse(bytes).map_err(|error| InterpretError {
+            start,
+            rmid: 0,
+            info: 0,
+            kind: InterpretErrorKind::Record(error),
+        })?;
         let kind = kind_name(record.rmid, record.rmgr_info());
         let work = &mut self.work;
         work.report.counts(&kind).records += 1;
         work.report.start.get_or_insert(start);
         work.report.end = Some(end);
         let mut step = Step { start, end, kind: &kind, record: &record, failed: Vec::new() };
-        self.interpreter.interpret_bytes(start, end, bytes, &mut |effect: Effect<'_>| work.effect(&mut step, effect))?;
+        self.interpreter
+            .interpret_bytes(start, end, bytes, &mut |effect: Effect<'_>| work.effect(&mut step, effect))?;
         self.work.compare(&step);
         Ok(())
     }

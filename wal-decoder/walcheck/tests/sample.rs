@@ -36,8 +36,11 @@ fn checker() -> Checker {
 
 fn assert_equal_and_reached(report: &Report, managers: &[&str]) {
     assert_eq!((report.difference_count, report.not_implemented), (0, 0), "{report}");
-    let unreached: Vec<_> =
-        report.unreached().into_iter().filter(|kind| managers.iter().any(|manager| kind.starts_with(manager))).collect();
+    let unreached: Vec<_> = report
+        .unreached()
+        .into_iter()
+        .filter(|kind| managers.iter().any(|manager| kind.starts_with(manager)))
+        .collect();
     assert!(unreached.is_empty(), "no page was compared after {unreached:?}");
 }
 
@@ -90,7 +93,12 @@ fn a_changed_byte_is_noticed() {
             assert_eq!(checker.report().difference_count, expected);
         } else {
             changed += 1;
-            assert_eq!(checker.report().difference_count, expected + 1, "a changed byte was not noticed at {}", record.start);
+            assert_eq!(
+                checker.report().difference_count,
+                expected + 1,
+                "a changed byte was not noticed at {}",
+                record.start
+            );
         }
         if changed + masked == 20 {
             return;

@@ -27,7 +27,10 @@ pub(super) fn mark_half_dead(page: &mut Slotted<'_>, change: &Change<'_>) -> Res
             // The item takes over its right neighbour's downlink, and the neighbour goes: so the key between them goes.
             let right = item.checked_add(1).ok_or(Fault::Record("it names an impossible item"))?;
             let link = downlink(page.item(right)?)?;
-            page.item_mut(item)?.get_mut(..link.len()).ok_or(Fault::Page("an index tuple ends early"))?.copy_from_slice(&link);
+            page.item_mut(item)?
+                .get_mut(..link.len())
+                .ok_or(Fault::Page("an index tuple ends early"))?
+                .copy_from_slice(&link);
             page.delete(right)
         }
         _ => change.unknown_block(),

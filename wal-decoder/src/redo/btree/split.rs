@@ -25,8 +25,12 @@ struct Split {
 
 pub(super) fn redo(page: &mut Slotted<'_>, change: &Change<'_>) -> Result<(), Fault> {
     let mut fields = ByteReader::new(change.record.main_data);
-    let split =
-        Split { level: fields.u32()?, first_right: fields.u16()?, new_item: fields.u16()?, posting_position: fields.u16()? };
+    let split = Split {
+        level: fields.u32()?,
+        first_right: fields.u16()?,
+        new_item: fields.u16()?,
+        posting_position: fields.u16()?,
+    };
     match change.record.page_block_id {
         0 => left_half(page, change, &split),
         1 => right_half(page, change, &split),
@@ -78,7 +82,11 @@ fn left_half(page: &mut Slotted<'_>, change: &Change<'_>, split: &Split) -> Resu
     for item in first..split.first_right {
         if posting != 0 && item == posting {
             let at = left.push(old.item(item)?)?;
-            index_tuple::swap_into_posting(&mut left.page.bytes[at], index_tuple::heap_pointer(new)?, split.posting_position)?;
+            index_tuple::swap_into_posting(
+                &mut left.page.bytes[at],
+                index_tuple::heap_pointer(new)?,
+                split.posting_position,
+            )?;
             continue;
         }
         if new_is_left && item == split.new_item {

@@ -102,8 +102,10 @@ impl Writer<'_, '_> {
         let length_at = self.at;
         self.write(&[0; 2])?;
         for number in numbers {
-            let mut difference =
-                number.checked_sub(previous).filter(|&difference| difference > 0).ok_or(Fault::Page("its heap pointers do not ascend"))?;
+            let mut difference = number
+                .checked_sub(previous)
+                .filter(|&difference| difference > 0)
+                .ok_or(Fault::Page("its heap pointers do not ascend"))?;
             while difference > 0x7f {
                 self.write(&[0x80 | (difference & 0x7f) as u8])?;
                 difference >>= 7;
@@ -113,7 +115,7 @@ impl Writer<'_, '_> {
         }
         let length = self.at - length_at - 2;
         self.page.put_u16(length_at, length as u16);
-        if length % 2 != 0 {
+        if !length.is_multiple_of(2) {
             self.write(&[0])?;
         }
         Ok(())
