@@ -34,8 +34,20 @@ const RETRY_MAX: Duration = Duration::from_secs(2);
 const ELECTION_PATIENCE: Duration = Duration::from_secs(2);
 /// A start from a shutdown checkpoint replays nothing.
 const READY_WITHIN: Duration = Duration::from_secs(60);
+/// For a quorum to get the WAL before the start of the term; an acceptor that is behind fetches it from the donor.
+const COMMITTED_WITHIN: Duration = Duration::from_secs(45);
 /// Below this, parallel queries would run out of `/dev/shm`.
 const SMALL_SHARED_MEMORY_BYTES: u64 = 256 << 20;
+
+/// The election is won, but no quorum has all WAL up to the start of the term: the only node that had it may be lost for good.
+/// Another election, without that node, can succeed.
+#[derive(Debug, thiserror::Error)]
+#[error(
+    "safekeeper {} was elected from with WAL up to {}, and within {} s no quorum has got that; another election follows, \
+     in which unacknowledged WAL of a lost node does not count",
+    .0.donor, .0.start_lsn, COMMITTED_WITHIN.as_secs()
+)]
+pub struct StartOver(Victory);
 
 /// All that a start needs.
 pub struct Starter<'a> {
@@ -73,9 +85,13 @@ impl Starter<'_> {
             .context("making a folder for WAL")?;
         // The segment in which the term starts is nearly always the one that is needed: it comes at the same time.
         let segment_start = victory.start_lsn.segment_start(segment_size_bytes);
-        let (manifest, ()) =
-            tokio::join!(self.basebackup(&victory), self.copy_wal(&victory, segment_start, victory.start_lsn, &local));
-        let manifest = manifest?;
+        let fetched = async {
+            tokio::join!(self.basebackup(&victory), self.copy_wal(&victory, segment_start, victory.start_lsn, &local)).0
+        };
+        let manifest = tokio::select! {
+            manifest = fetched => manifest?,
+            () = self.start_stays_uncommitted() => return Err(StartOver(victory).into()),
+        };
         ensure!(
             (manifest.system_identifier, manifest.wal_segment_size) == (victory.system_identifier, segment_size_bytes),
             "the pageserver has database {} with WAL segments of {} bytes under this timeline, the safekeepers have {} with {segment_size_bytes}: \
@@ -138,6 +154,14 @@ impl Starter<'_> {
         }
     }
 
+    /// Ends when `COMMITTED_WITHIN` has passed without a commit at the start of the term, else never.
+    async fn start_stays_uncommitted(&self) {
+        let committed = self.reign.wait_for(|state| state.start_committed.then_some(()));
+        if tokio::time::timeout(COMMITTED_WITHIN, committed).await.is_ok() {
+            std::future::pending().await
+        }
+    }
+
     /// Tries until it succeeds: a pageserver that is away or behind is waited for, and the status says so.
     async fn basebackup(&self, victory: &Victory) -> anyhow::Result<Manifest> {
         let request = BasebackupRequest {
@@ -150,7 +174,10 @@ impl Starter<'_> {
         let mut retry_after = RETRY_MIN;
         loop {
             match basebackup::fetch(&request, &self.life.pgdata, self.run_user).await {
-                Ok(manifest) => return Ok(manifest),
+                Ok(manifest) => {
+                    tracing::debug!(lsn = %manifest.lsn, "basebackup unpacked");
+                    return Ok(manifest);
+                }
                 Err(error) => {
                     self.board.waiting(format!(
                         "no basebackup at {} from pageserver {} yet: {error:#}",
@@ -176,7 +203,10 @@ impl Starter<'_> {
             for safekeeper in &order {
                 let timeline = (self.config.tenant, self.config.timeline);
                 match local_wal::copy_from_safekeeper(&safekeeper.address, timeline, (begin, end), local).await {
-                    Ok(()) => return,
+                    Ok(()) => {
+                        tracing::debug!(%begin, %end, "WAL copied");
+                        return;
+                    }
                     Err(error) => self.board.waiting(format!(
                         "no WAL from {begin} to {end} from safekeeper {} yet: {error:#}",
                         safekeeper.node_id

@@ -9,9 +9,10 @@ use crate::{
     board::{Board, State},
     config::{Config, SqlListen},
     data_dir::DataDir,
-    life::Starter,
+    life::{StartOver, Starter},
     postgres::{
         postmaster::{self, Postmaster},
+        processes,
         run_user::RunUser,
     },
     propose::{Progress, Reign, ReignEnd, ReignSpec},
@@ -46,7 +47,7 @@ enum LifeEnd {
     Reign(ReignEnd),
     /// Postgres could not be started.
     NotStarted(anyhow::Error),
-    /// Postgres ran and has ended by itself.
+    /// Postgres ran and has ended by itself, or another election is needed before it can be started.
     Died(String),
 }
 
@@ -93,7 +94,7 @@ impl Supervisor {
             if began.elapsed() > GOOD_LIFE {
                 retry_after = RETRY_MIN;
             }
-            tracing::error!(reason = %why, retry_ms = retry_after.as_millis(), "Postgres has ended; a new election and a new folder follow");
+            tracing::error!(reason = %why, retry_ms = retry_after.as_millis(), "a new election and a new folder follow");
             self.board.leave(State::Failed, Some(why));
             tokio::select! {
                 () = tokio::time::sleep(retry_after) => {}
@@ -133,6 +134,8 @@ impl Supervisor {
         if let Some(postmaster) = &mut postmaster {
             postmaster.stop_immediately().await?;
         }
+        drop(postmaster);
+        processes::reap_orphans();
         self.board.update(|shown| {
             shown.pid = None;
             shown.nodes = None;
@@ -155,6 +158,7 @@ impl Supervisor {
         let postmaster = match (started, postmaster) {
             (Ok(()), Some(postmaster)) => postmaster,
             (Ok(()), None) => return LifeEnd::NotStarted(anyhow::anyhow!("Postgres was not started")),
+            (Err(error), _) if error.is::<StartOver>() => return LifeEnd::Died(format!("{error:#}")),
             (Err(error), _) => return LifeEnd::NotStarted(error),
         };
         *ever_ran = true;

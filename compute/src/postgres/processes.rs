@@ -10,7 +10,10 @@ use std::{
 };
 
 use nix::{
-    sys::signal::{Signal, kill},
+    sys::{
+        signal::{Signal, kill},
+        wait::{WaitPidFlag, WaitStatus, waitpid},
+    },
     unistd::Pid,
 };
 
@@ -40,6 +43,16 @@ pub async fn kill_all_in(folder: &Path) -> bool {
         tokio::time::sleep(Duration::from_millis(5)).await;
     }
     false
+}
+
+/// Collects children of a killed postmaster that have become ours, as they do in a container where this process is the first.
+/// Call it when no child of ours is waited for elsewhere.
+pub fn reap_orphans() {
+    while let Ok(status) = waitpid(None, Some(WaitPidFlag::WNOHANG)) {
+        if status == WaitStatus::StillAlive {
+            return;
+        }
+    }
 }
 
 /// Removes the System V shared memory segment that a killed postmaster has left: it is named in `postmaster.pid`, and would
