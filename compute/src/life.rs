@@ -116,10 +116,19 @@ impl Starter<'_> {
         local.install(&self.life.pgdata.join("pg_wal")).context("moving WAL into the data directory")?;
         fs::write(&control_path, &plan.control_file).context("completing pg_control")?;
         self.write_files(&plan)?;
+        self.launch(&victory, &plan, postmaster).await
+    }
 
+    /// Starts the process on a complete folder.
+    async fn launch(
+        &self,
+        victory: &Victory,
+        plan: &StartPlan,
+        postmaster: &mut Option<Postmaster>,
+    ) -> anyhow::Result<()> {
         self.board.phase(State::Starting, "postgres start");
         let log_start = fs::metadata(self.data_dir.log_path()).map_or(0, |metadata| metadata.len());
-        let started = postmaster.insert(self.spawn(&victory)?);
+        let started = postmaster.insert(self.spawn(victory)?);
         self.board.update(|shown| shown.pid = Some(started.pid()));
         started.wait_ready(READY_WITHIN).await.map_err(|error| self.explain(error, log_start))?;
 
