@@ -60,6 +60,15 @@ def cause(name: str, results: Path, expected_dir: Path) -> str:
     return "no output"
 
 
+def as_server_user(folder: Path) -> list[str]:
+    """The suite exchanges files with the server in `folder`, so it runs as the server's user. Returns the command prefix for that."""
+    if os.geteuid() != 0:
+        return []
+    user = os.environ.get("OGEL_RUN_USER", "ogel")
+    shutil.chown(folder, user, user)
+    return ["setpriv", f"--reuid={user}", f"--regid={user}", "--clear-groups"]
+
+
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--shared-buffers", default="128MB", help="of the compute [default: %(default)s]")
@@ -71,13 +80,14 @@ def main() -> int:
     cluster = Cluster({"shared_buffers": args.shared_buffers, "max_prepared_transactions": "10"})
     work = cluster.dir / "regress"
     work.mkdir()
+    as_user = as_server_user(work)
     try:
         cluster.up()
         port = cluster.config()["branches"][0]["sql_port"]
         started = time.monotonic()
         with (work / "output.txt").open("w") as output:
             subprocess.run(
-                [str(suite / "pg_regress"), f"--inputdir={suite}", f"--outputdir={work}", f"--dlpath={suite}",
+                [*as_user, str(suite / "pg_regress"), f"--inputdir={suite}", f"--outputdir={work}", f"--dlpath={suite}",
                  f"--bindir={pg_manifest()['patched']}/bin", f"--schedule={suite / args.schedule}", "--max-connections=10",
                  "--host=127.0.0.1", f"--port={port}", "--user=postgres", "--dbname=regression"],
                 stdout=output, stderr=subprocess.STDOUT, cwd=work, env={**os.environ, "PGHOST": "127.0.0.1", "PGPORT": str(port)})
