@@ -37,7 +37,7 @@ build-rust:
 	@$(CARGO) build --release --workspace --bins
 
 ext: postgres
-	@$(MAKE) --no-print-directory -C compute-ext PG_CONFIG=$$(pgxn/pg prefix patched)/bin/pg_config OUT=$(abspath $(RELEASE))/ext
+	@$(MAKE) --no-print-directory -s -C compute-ext PG_CONFIG=$$(pgxn/pg prefix patched)/bin/pg_config OUT=$(abspath $(RELEASE))/ext
 
 test: verify test-rust test-cluster ## Everything that CI runs
 
@@ -56,8 +56,9 @@ fix: ## Format, and mend what lints can mend
 	$(CARGO) clippy --workspace --all-targets --fix --allow-dirty
 	$(CARGO) fmt --all
 
-regress: postgres-all ext build-rust ## PostgreSQL's own core regression suite on our compute
+regress: postgres-all ext build-rust ## PostgreSQL's own core regression suite on our compute, with ample and with tiny buffers
 	$(PYTHON) test_runner/regress.py
+	$(PYTHON) test_runner/regress.py --shared-buffers 2MB
 
 walcheck: postgres-all ## Redo compared with PostgreSQL's own page images, on stock and patched WAL
 	$(CARGO) build --release -p walcheck

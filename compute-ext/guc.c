@@ -19,7 +19,8 @@
 #include "utils/guc.h"
 #include "utils/pg_lsn.h"
 
-char	   *ogel_page_server = NULL;
+char		ogel_page_server[MAX_ADDRESS_SIZE] = "";
+static char *page_server_setting = NULL;
 char	   *ogel_tenant = NULL;
 char	   *ogel_timeline = NULL;
 char	   *ogel_term = NULL;
@@ -84,7 +85,8 @@ check_page_server(char **newval, void **extra, GucSource source)
 
 	if (**newval == '\0')
 		return true;
-	if (!split_address(*newval, host, sizeof(host), port, sizeof(port)))
+	if (strlen(*newval) >= MAX_ADDRESS_SIZE ||
+		!split_address(*newval, host, sizeof(host), port, sizeof(port)))
 	{
 		GUC_check_errdetail("The address must have the form \"host:port\".");
 		GUC_check_errhint("Write an IPv6 address in brackets: \"[::1]:6400\".");
@@ -93,9 +95,18 @@ check_page_server(char **newval, void **extra, GucSource source)
 	return true;
 }
 
+/*
+ * A parallel worker sets every variable to its default before it takes over
+ * its leader's values, and check hooks of variables that come first read
+ * catalogs.  So an empty value never replaces an address: the server either
+ * has one from its start on or never gets one.
+ */
 static void
 assign_page_server(const char *newval, void *extra)
 {
+	if (*newval == '\0' || strcmp(newval, ogel_page_server) == 0)
+		return;
+	strlcpy(ogel_page_server, newval, sizeof(ogel_page_server));
 	ogel_page_server_generation++;
 }
 
@@ -160,7 +171,7 @@ define_identity(void)
 	DefineCustomStringVariable("ogel.page_server",
 							   "Address of the page server, \"host:port\".",
 							   "Empty at server start: all relations are local files.",
-							   &ogel_page_server, "", PGC_SIGHUP, 0,
+							   &page_server_setting, "", PGC_SIGHUP, 0,
 							   check_page_server, assign_page_server, NULL);
 	DefineCustomStringVariable("ogel.tenant",
 							   "Id of the tenant.", NULL,

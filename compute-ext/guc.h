@@ -10,7 +10,10 @@
 
 #include "access/xlogdefs.h"
 
-extern char *ogel_page_server;
+/* Room for "host:port" */
+#define MAX_ADDRESS_SIZE	272
+
+extern char ogel_page_server[MAX_ADDRESS_SIZE];
 extern char *ogel_tenant;
 extern char *ogel_timeline;
 extern char *ogel_term;
