@@ -1,6 +1,6 @@
 """Cold start of a compute, phase by phase (`make bench-coldstart`).
 
-From `ogel compute start` on a stopped branch to the first row of a table, storage warm, everything on loopback; beside it the start of
+From `ogel compute start` on a stopped branch that holds a pgbench database to the first row of a table, storage warm, everything on loopback; beside it the start of
 stock PostgreSQL on the same machine in the same run. Prints medians over N starts.
 """
 
@@ -20,7 +20,7 @@ from pathlib import Path
 
 import psycopg
 
-from cluster import Cluster, pg_manifest
+from cluster import Cluster, pg_manifest, pgbench
 
 
 def first_row(url: str) -> tuple[float, float]:
@@ -39,8 +39,11 @@ def first_row(url: str) -> tuple[float, float]:
     return (connected - began) * 1e3, (answered - connected) * 1e3
 
 
-def measure_ours(cluster: Cluster, starts: int) -> list[dict[str, float]]:
+def measure_ours(cluster: Cluster, starts: int, scale: int) -> list[dict[str, float]]:
     cluster.sql("CREATE TABLE cold AS SELECT generate_series(1, 1000) AS a")
+    if scale:
+        pgbench(cluster, "-i", "-s", str(scale), "-q")
+        pgbench(cluster, "-c", "8", "-j", "2", "-T", "10")
     url = cluster.url()
     runs = []
     for _ in range(starts):
@@ -94,11 +97,12 @@ def measure_stock(starts: int) -> list[float]:
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--starts", type=int, default=11, help="measured starts [default: %(default)s]")
+    parser.add_argument("--scale", type=int, default=10, help="pgbench scale of what the branch holds; 0 is an empty branch [default: %(default)s]")
     parser.add_argument("--json", action="store_true")
     args = parser.parse_args()
     cluster = Cluster()
     try:
-        runs = measure_ours(cluster.up(), args.starts)
+        runs = measure_ours(cluster.up(), args.starts, args.scale)
     finally:
         cluster.remove()
     stock = statistics.median(measure_stock(args.starts))
