@@ -1,6 +1,6 @@
 // The Railway project: three safekeepers and a pageserver with a volume each, and a compute without one.
 // Every service listens on [::], because private networks may be IPv6 only, and serves its health on $PORT.
-import { defineRailway, github, project, service, volume } from "railway/iac";
+import { defineRailway, github, preserve, project, service, volume } from "railway/iac";
 
 const REPOSITORY = process.env.OGEL_REPOSITORY ?? "ogelbase/ogelbase";
 const REGION = process.env.OGEL_REGION ?? "us-west2";
@@ -58,6 +58,7 @@ export default defineRailway(() => {
       OGEL_SAFEKEEPERS_HTTP: NODES.map((node) => `${privateName(`safekeeper-${node}`)}:7676`).join(","),
       OGEL_PAGESERVER: `${privateName("pageserver")}:6400`,
       OGEL_PAGESERVER_HTTP: `${privateName("pageserver")}:9898`,
+      OGEL_PASSWORD: preserve(),
     },
   });
 
