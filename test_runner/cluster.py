@@ -53,12 +53,13 @@ class Cluster:
         self.dir = Path(tempfile.mkdtemp(prefix="ogel-test-"))
         self.dir.chmod(0o755)
         self.settings = settings or {}
+        self.prefix: list[str] = []
 
     def run(self, *args: str, timeout_s: float = 120) -> subprocess.CompletedProcess[str]:
         """Runs `ogel` and returns what it printed, whatever its exit code."""
         env = dict(os.environ)
         env["OGEL_PG_SETTINGS"] = " ".join(f"{name}={value}" for name, value in self.settings.items())
-        command = [str(RELEASE / "ogel"), "--dir", str(self.dir), *args]
+        command = [*self.prefix, str(RELEASE / "ogel"), "--dir", str(self.dir), *args]
         return subprocess.run(command, env=env, capture_output=True, text=True, timeout=timeout_s, stdin=subprocess.DEVNULL)
 
     def ogel(self, *args: str, timeout_s: float = 120) -> Any:
@@ -99,10 +100,10 @@ class Cluster:
         """A node as `ogel status` shows it."""
         return next(node for node in self.ogel("status")["nodes"] if node["name"] == name)
 
-    def http(self, name: str, path: str, method: str = "GET", body: bytes | None = None) -> Any:
+    def http(self, name: str, path: str, method: str = "GET", body: bytes | None = None, content_type: str = "application/octet-stream") -> Any:
         """A request to a node's HTTP port; raises urllib's error on a refusal."""
         port = self.http_port(name)
-        request = urllib.request.Request(f"http://127.0.0.1:{port}{path}", data=body, method=method)
+        request = urllib.request.Request(f"http://127.0.0.1:{port}{path}", data=body, method=method, headers={"content-type": content_type})
         with urllib.request.urlopen(request, timeout=30) as response:
             data = response.read()
         return json.loads(data) if "json" in response.headers.get("content-type", "") else data

@@ -1,6 +1,7 @@
 """Bad input and bad days: one clear line with the next step, and a following good command works."""
 
 import os
+import shutil
 import signal
 import socket
 import subprocess
@@ -8,6 +9,7 @@ import subprocess
 import pytest
 
 from cluster import RELEASE, Cluster, OgelError, wait_until
+from second_compute import SecondCompute
 
 
 def refusal(cluster: Cluster, *args: str) -> str:
@@ -129,3 +131,54 @@ def test_a_killed_daemon_leaves_a_cluster_that_comes_up(cluster: Cluster):
             return None
     wait_until(up, "the cluster comes up again")
     assert cluster.sql("SELECT a FROM t") == [(1,)]
+
+
+def test_safekeepers_that_disagree_on_the_system_identifier(cluster: Cluster):
+    """Parts of two databases must never make one quorum."""
+    tenant, timeline = cluster.config()["tenant"], os.urandom(16).hex()
+    path = f"/v1/tenant/{tenant}/timeline/{timeline}"
+    made = cluster.http("pageserver", path, "PUT", b'{"source":"template"}', "application/json")
+    prefix = cluster.http("pageserver", f"{path}/wal_prefix")
+    stores = {n: cluster.http(f"safekeeper-{n}", "/v1/status")["store_uuid"] for n in (1, 2, 3)}
+    members = ",".join(f"{n}:{store}" for n, store in stores.items())
+    for n in (1, 2, 3):
+        system = int(made["system_identifier"]) + (n == 2)
+        # The long page header at a segment's start holds it too: bytes 24 to 32.
+        wal = prefix[:24] + system.to_bytes(8, "little") + prefix[32:]
+        query = (f"system_identifier={system}&pg_version_num={made['pg_version_num']}&wal_segment_size={made['wal_segment_size']}"
+                 f"&start_lsn={made['start_lsn']}&generation=1&members={members}")
+        cluster.http(f"safekeeper-{n}", f"{path}?{query}", "PUT", wal)
+    cluster.chaos("kill", "safekeeper-3")
+    stray = SecondCompute(cluster, timeline)
+    try:
+        wait_until(lambda: "system identifier" in cluster.log("second"), "the compute says what is wrong")
+        assert "panicked" not in cluster.log("second")
+        for n in (1, 2):
+            assert cluster.http(f"safekeeper-{n}", path)["commit_lsn"] == made["start_lsn"]
+    finally:
+        stray.stop()
+    cluster.chaos("resume", "safekeeper-3")
+    assert cluster.sql("SELECT 1") == [(1,)]
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root can become another user")
+def test_as_an_ordinary_user(make_cluster):
+    cluster = make_cluster()
+    shutil.chown(cluster.dir, "nobody")
+    cluster.prefix = ["setpriv", "--reuid=nobody", "--regid=nogroup", "--clear-groups"]
+    cluster.up()
+    cluster.sql("CREATE TABLE t AS SELECT 1 AS a")
+    cluster.ogel("compute", "kill", "main")
+    cluster.ogel("compute", "start", "main")
+    assert cluster.sql("SELECT a FROM t") == [(1,)]
+    cluster.ogel("down")
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root is refused a closed folder")
+def test_a_folder_that_postgres_s_user_cannot_enter(make_cluster):
+    cluster = make_cluster()
+    cluster.dir.chmod(0o700)
+    inner = cluster.dir / "inner"
+    done = subprocess.run([RELEASE / "ogel", "--dir", inner, "up", "--port", "0"], capture_output=True, text=True)
+    assert done.returncode == 1 and str(cluster.dir) in done.stderr and "--dir" in done.stderr, done.stderr
+    assert len(done.stderr.strip().splitlines()) == 1

@@ -1,11 +1,14 @@
 """Schedules that would lose or corrupt data, run against a live cluster. H numbers are those of the design's list of hazards."""
 
+import random
 import threading
 
 import psycopg
 import pytest
 
 from cluster import Cluster, wait_until
+from recorder import Recorder
+from second_compute import SecondCompute
 
 
 def lsn(text: str) -> int:
@@ -210,3 +213,82 @@ def test_h3_h8_committed_wal_is_the_same_on_every_safekeeper(cluster: Cluster):
     assert contents[0] == contents[1] == contents[2]
     assert cluster.run("compute", "start", "main").returncode == 0
     assert cluster.sql("SELECT count(*) FROM t") == [(6000,)]
+
+
+def test_h11_scans_with_readahead_never_see_old_pages(make_cluster):
+    """Pages change between being asked for ahead of a scan and being used by it; a stale one would break the bank's balance."""
+    cluster = make_cluster(shared_buffers="1MB").up()
+    cluster.sql("CREATE TABLE bank (id int PRIMARY KEY, balance bigint, pad text)")
+    cluster.sql("INSERT INTO bank SELECT i, 1000, repeat('x', 400) FROM generate_series(1, 8000) i")
+    stop = threading.Event()
+    problems: list[str] = []
+    transfers = 0
+
+    def transfer(seed: int) -> None:
+        nonlocal transfers
+        dice = random.Random(seed)
+        with cluster.connect() as connection:
+            while not stop.is_set():
+                one, other = sorted(dice.sample(range(1, 8001), 2))
+                query = "UPDATE bank SET balance = balance + CASE id WHEN %s THEN 7 ELSE -7 END WHERE id IN (%s, %s)"
+                try:
+                    connection.execute(query, (one, one, other))
+                    transfers += 1
+                except psycopg.errors.DeadlockDetected:
+                    pass
+
+    def scan() -> None:
+        with cluster.connect() as connection:
+            for _ in range(25):
+                total, rows = connection.execute("SELECT sum(balance), count(*) FROM bank").fetchone()
+                if (total, rows) != (8_000_000, 8000):
+                    problems.append(f"{rows} rows with {total}")
+
+    seed = random.randrange(1 << 32)
+    print(f"seed {seed}")
+    writers = [threading.Thread(target=transfer, args=(seed + n,), daemon=True) for n in range(3)]
+    scanners = [threading.Thread(target=scan, daemon=True) for _ in range(2)]
+    for thread in writers + scanners:
+        thread.start()
+    for thread in scanners:
+        thread.join(200)
+        assert not thread.is_alive()
+    stop.set()
+    for thread in writers:
+        thread.join(30)
+    assert not problems, problems[:3]
+    assert transfers > 100
+
+
+def test_h17_the_walsender_may_be_ended_at_any_time(cluster: Cluster):
+    """The slot keeps the WAL that no quorum has, so the supervisor attaches again and nothing is missing."""
+    recorder = Recorder(cluster).create().start()
+    for _ in range(10):
+        before = recorder.count()
+        wait_until(lambda: recorder.count() > before + 20, "commits go on")
+        cluster.sql("SELECT pg_terminate_backend(active_pid) FROM pg_replication_slots WHERE slot_name = 'ogel'")
+    before = recorder.count()
+    wait_until(lambda: recorder.count() > before + 20, "commits go on")
+    assert cluster.node("compute-main")["process"]["restarts"] == 0
+    recorder.stop()
+    cluster.ogel("compute", "kill", "main")
+    cluster.ogel("compute", "start", "main")
+    recorder.check()
+
+
+def test_h18_a_fenced_compute_never_campaigns_again(cluster: Cluster):
+    """Two computes under restart policies would depose each other for ever."""
+    newer = SecondCompute(cluster)
+    try:
+        with newer.connect_when_ready() as connection:
+            wait_until(lambda: cluster.node("compute-main")["process"]["phase"] == "fenced", "the older one is fenced")
+            term = connection.execute("SHOW ogel.term").fetchone()
+            for _ in range(20):
+                connection.execute("SELECT pg_switch_wal()")
+                connection.execute("CREATE TABLE IF NOT EXISTS t (a int)")
+                connection.execute("INSERT INTO t VALUES (1)")
+            assert cluster.http("safekeeper-1", cluster.timeline_path())["term"] == int(term[0])
+            process = cluster.node("compute-main")["process"]
+            assert (process["phase"], process["restarts"], process["pid"]) == ("fenced", 0, None)
+    finally:
+        newer.stop()
