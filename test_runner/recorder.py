@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 
 import psycopg
 
-from cluster import Cluster
+from cluster import Cluster, wait_until
 
 
 @dataclass
@@ -89,3 +89,31 @@ class Recorder:
             connection.execute("SET enable_seqscan = off")
             by_index = connection.execute("SELECT count(*) FROM record WHERE id > 0").fetchall()
         assert by_index[0][0] == len(present), "table and index disagree"
+
+
+class PendingCommit:
+    """One statement on a connection of its own, in a thread, because its commit is expected to wait for the quorum."""
+
+    def __init__(self, connection: psycopg.Connection, statement: str):
+        self.outcome: str | None = None
+        self.pid = connection.info.backend_pid
+        self._thread = threading.Thread(target=self._run, args=(connection, statement), daemon=True)
+        self._thread.start()
+
+    def _run(self, connection: psycopg.Connection, statement: str) -> None:
+        try:
+            connection.execute(statement)
+            self.outcome = "acknowledged"
+        except psycopg.Error:
+            self.outcome = "error"
+
+    def wait_until_it_waits(self, observer: psycopg.Connection) -> "PendingCommit":
+        """Returns once the server shows that the commit waits for the quorum."""
+        query = "SELECT wait_event FROM pg_stat_activity WHERE pid = %s"
+        wait_until(lambda: observer.execute(query, (self.pid,)).fetchone() == ("SyncRep",), "the commit waits for the quorum")
+        return self
+
+    def join(self, timeout_s: float) -> str | None:
+        """What came of it: acknowledged, error, or None while it still waits."""
+        self._thread.join(timeout_s)
+        return self.outcome

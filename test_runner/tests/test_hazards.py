@@ -7,7 +7,7 @@ import psycopg
 import pytest
 
 from cluster import Cluster, wait_until
-from recorder import Recorder
+from recorder import PendingCommit, Recorder
 from second_compute import SecondCompute
 
 
@@ -116,24 +116,10 @@ def test_h15_wal_readers_see_only_what_the_quorum_has(make_cluster):
     assert reader.execute(peek).fetchone() == (1,)
     cluster.chaos("kill", "safekeeper-1")
     cluster.chaos("kill", "safekeeper-2")
-    writer = cluster.connect()
-    outcome: list[str] = []
-
-    def commit() -> None:
-        try:
-            writer.execute("INSERT INTO t VALUES (2)")
-            outcome.append("acknowledged")
-        except psycopg.Error:
-            outcome.append("error")
-
-    thread = threading.Thread(target=commit, daemon=True)
-    thread.start()
-    waiting = "SELECT wait_event FROM pg_stat_activity WHERE pid = %s"
-    wait_until(lambda: reader.execute(waiting, (writer.info.backend_pid,)).fetchone() == ("SyncRep",), "the commit waits")
+    pending = PendingCommit(cluster.connect(), "INSERT INTO t VALUES (2)").wait_until_it_waits(reader)
     assert reader.execute(peek).fetchone() == (1,), "a subscriber would have got an unacknowledged commit"
     cluster.ogel("compute", "kill", "main")
-    thread.join(30)
-    assert outcome == ["error"]
+    assert pending.join(30) == "error"
 
 
 @pytest.mark.parametrize("level", ["local", "remote_write", "on"])
@@ -144,23 +130,10 @@ def test_h16_no_setting_acknowledges_without_a_quorum(cluster: Cluster, level: s
     reader = cluster.connect()
     cluster.chaos("kill", "safekeeper-1")
     cluster.chaos("kill", "safekeeper-2")
-    outcome: list[str] = []
-
-    def commit() -> None:
-        try:
-            connection.execute("INSERT INTO t VALUES (1)")
-            outcome.append("acknowledged")
-        except psycopg.Error:
-            outcome.append("error")
-
-    thread = threading.Thread(target=commit, daemon=True)
-    thread.start()
-    waiting = "SELECT wait_event FROM pg_stat_activity WHERE pid = %s"
-    wait_until(lambda: reader.execute(waiting, (connection.info.backend_pid,)).fetchone() == ("SyncRep",), "the commit waits")
-    assert outcome == []
+    pending = PendingCommit(connection, "INSERT INTO t VALUES (1)").wait_until_it_waits(reader)
+    assert pending.outcome is None
     cluster.chaos("resume", "safekeeper-1")
-    thread.join(60)
-    assert outcome == ["acknowledged"]
+    assert pending.join(60) == "acknowledged"
     assert cluster.sql("SELECT count(*) FROM t") == [(1,)]
 
 

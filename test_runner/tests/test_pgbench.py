@@ -1,11 +1,10 @@
 """pgbench's books balance, whatever dies."""
 
 import subprocess
-import threading
 import time
 
 from cluster import Cluster, pg_bin, pgbench, pgbench_invariants, wait_until
-from recorder import Recorder
+from recorder import PendingCommit, Recorder
 
 
 def test_pgbench_and_a_killed_compute(cluster: Cluster):
@@ -90,34 +89,19 @@ def test_commits_wait_for_a_quorum(make_cluster):
     settled = recorder.count()
 
     # A client that gives up is never told of a success.
-    outcome: list[str] = []
     impatient = cluster.connect()
     impatient.execute("SET statement_timeout = '500ms'")
-
-    def commit() -> None:
-        try:
-            impatient.execute("INSERT INTO w VALUES (-1)")
-            outcome.append("success")
-        except Exception as error:  # noqa: BLE001
-            outcome.append(type(error).__name__)
-
-    thread = threading.Thread(target=commit, daemon=True)
-    thread.start()
-    pid = impatient.info.backend_pid
-    waiting = "SELECT wait_event FROM pg_stat_activity WHERE pid = %s"
-    wait_until(lambda: reader.execute(waiting, (pid,)).fetchone() == ("SyncRep",), "the commit waits for the quorum")
-    reader.execute("SELECT pg_cancel_backend(%s)", (pid,))
-    reader.execute("SELECT pg_terminate_backend(%s)", (pid,))
-    thread.join(2)
-    assert "success" not in outcome
+    pending = PendingCommit(impatient, "INSERT INTO w VALUES (-1)").wait_until_it_waits(reader)
+    reader.execute("SELECT pg_cancel_backend(%s)", (pending.pid,))
+    reader.execute("SELECT pg_terminate_backend(%s)", (pending.pid,))
+    assert pending.join(2) is None
     assert reader.execute("SELECT sum(i) FROM r").fetchone() == (5000050000,), "reads of what is committed go on"
     assert reader.execute("SELECT count(*) FROM w").fetchone() == (0,), "visible without a quorum"
     assert recorder.count() == settled
 
     # The compute dies with its WAL; nothing that was acknowledged goes with it.
     cluster.ogel("compute", "kill", "main")
-    thread.join(30)
-    assert "success" not in outcome
+    assert pending.join(30) == "error"
     cluster.chaos("resume", "safekeeper-1")
     cluster.ogel("compute", "start", "main")
     before = recorder.count()
