@@ -13,7 +13,7 @@ use crate::{
 };
 
 /// How much to compare beyond what PostgreSQL's own check compares.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Default, Clone, Copy, PartialEq, Eq)]
 pub struct Strictness {
     /// The WAL carries command ids: compare `t_cid` and the combo bit of heap tuples too.
     pub command_ids: bool,

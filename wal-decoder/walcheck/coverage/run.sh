@@ -17,6 +17,7 @@ checkpoint_timeout = 1h
 max_wal_size = 20GB
 wal_keep_size = 20GB
 max_prepared_transactions = 4
+track_commit_timestamp = on
 autovacuum = off
 EOF
 "$bin/pg_ctl" -D "$dir" -w -l "$dir/log" start >/dev/null

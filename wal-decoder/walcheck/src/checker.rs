@@ -1,10 +1,14 @@
 //! Applies records and compares the pages.
 
 use crate::{
+    cluster_files,
     pages::Pages,
-    report::{Difference, Report, excerpt, first_difference, kind_name, page_name},
+    report::{Difference, Report, excerpt, first_difference, kind_name, page_name, section},
+    slru_pages::SlruPages,
 };
+use anyhow::Result;
 use ogel_ids::Lsn;
+use std::path::Path;
 use wal_decoder::{
     checkpoint_state::CheckpointState,
     effect::{Effect, Version},
@@ -18,7 +22,7 @@ use wal_decoder::{
 };
 
 /// What to compare.
-#[derive(Debug, Clone, Copy)]
+#[derive(Debug, Default, Clone, Copy)]
 pub struct Options {
     /// Beyond PostgreSQL's own comparison.
     pub strictness: Strictness,
@@ -34,7 +38,27 @@ impl Checker {
     /// Knows no page yet.
     pub fn new(options: Options) -> Checker {
         let interpreter = Interpreter::new(CheckpointState::default());
-        Checker { interpreter, work: Work { options, pages: Pages::default(), report: Report::default() } }
+        Checker { interpreter, work: Work { options, ..Work::default() } }
+    }
+
+    /// Takes the transaction logs from the data directory of the cluster as it was before this WAL.
+    pub fn start_from(&mut self, data: &Path) -> Result<()> {
+        self.work.slru = SlruPages::read(data)?;
+        Ok(())
+    }
+
+    /// Compares visibility maps and transaction logs with the data directory of the cluster, which was stopped cleanly after this WAL.
+    pub fn compare_files(&mut self, data: &Path) -> Result<()> {
+        let Work { pages, slru, report, .. } = &mut self.work;
+        let end = report.end.unwrap_or(Lsn(0));
+        cluster_files::compare_visibility_maps(pages, data, end, report)?;
+        cluster_files::compare_logs(slru, data, end, report)
+    }
+
+    /// The report, with what it says of the whole run.
+    pub fn finish(mut self) -> Report {
+        self.work.report.unreached = self.work.report.unreached();
+        self.work.report
     }
 
     /// What was found so far.
@@ -64,9 +88,11 @@ impl Checker {
 }
 
 /// The pages and what was found.
+#[derive(Default)]
 struct Work {
     options: Options,
     pages: Pages,
+    slru: SlruPages,
     report: Report,
 }
 
@@ -80,6 +106,16 @@ impl Work {
             Effect::RelDrop { rel } => self.pages.drop_where(|other| other == rel),
             Effect::DatabaseDrop { spc, db } => self.pages.drop_where(|rel| (rel.spc, rel.db) == (spc, db)),
             Effect::DatabaseCreate { spc, db, copy_of: Some(source) } => self.pages.copy_database(source, (spc, db)),
+            Effect::Slru { .. } | Effect::SlruTruncate { .. } | Effect::SlruDropSegments { .. } => {
+                if let Err(error) = self.slru.effect(&effect) {
+                    self.report.add_difference(Difference::of_error(
+                        step.kind,
+                        step.start,
+                        format!("{effect:?}"),
+                        &error,
+                    ));
+                }
+            }
             _ => {}
         }
     }
@@ -116,7 +152,7 @@ impl Work {
             let at = PageRef { rel: block.rel, block: block.block };
             let mut theirs = [0; PAGE_SIZE];
             if let Err(error) = step.record.restore_image(&image, &mut theirs) {
-                self.differs(step, block, None, error.to_string(), String::new());
+                self.fails(step, block, &error);
                 continue;
             }
             self.compare_page(step, block, at, &theirs);
@@ -130,7 +166,7 @@ impl Work {
                 self.report.counts(step.kind).not_implemented += 1;
                 self.report.not_implemented += 1;
             } else {
-                self.differs(step, block, None, error.to_string(), String::new());
+                self.fails(step, block, error);
             }
             return;
         }
@@ -144,20 +180,27 @@ impl Work {
         self.report.counts(step.kind).compared += 1;
         self.report.compared += 1;
         if let Some(offset) = first_difference(&ours, &theirs) {
-            self.differs(step, block, Some(offset), excerpt(&ours, offset), excerpt(&theirs, offset));
+            self.differs(step, block, offset, &ours, &theirs);
         }
     }
 
-    fn differs(&mut self, step: &Step<'_>, block: &BlockRef, offset: Option<usize>, ours: String, postgres: String) {
+    fn differs(&mut self, step: &Step<'_>, block: &BlockRef, offset: usize, ours: &Page, theirs: &Page) {
         self.report.add_difference(Difference {
             record: step.kind.to_owned(),
             start: step.start,
             page: page_name(PageRef { rel: block.rel, block: block.block }),
             block_id: block.id,
-            offset,
-            ours,
-            postgres,
+            offset: Some(offset),
+            section: section(theirs, offset),
+            ours: excerpt(ours, offset),
+            postgres: excerpt(theirs, offset),
         });
+    }
+
+    fn fails(&mut self, step: &Step<'_>, block: &BlockRef, error: &dyn std::error::Error) {
+        let page = page_name(PageRef { rel: block.rel, block: block.block });
+        let difference = Difference::of_error(step.kind, step.start, page, error);
+        self.report.add_difference(Difference { block_id: block.id, ..difference });
     }
 }
 

@@ -6,6 +6,9 @@
 //!
 //! A page whose history begins before the WAL at hand (`initdb` logs nothing) starts from the first such image; that record counts as
 //! *seeded*, not as compared. After a difference the page continues from PostgreSQL's image, so that each difference stands for itself.
+//!
+//! Visibility maps, of which PostgreSQL's own check compares nothing, and the transaction logs, which have no images, are compared with the
+//! files of the cluster after a clean shutdown as well ([`Checker::compare_files`]).
 
 use anyhow::{Context, Result};
 use ogel_ids::Lsn;
@@ -13,13 +16,19 @@ use std::ops::ControlFlow;
 use wal_decoder::stream::StreamDecoder;
 
 mod checker;
+mod cluster_files;
+mod mask_pages;
 mod pages;
 mod report;
+mod slru_pages;
 mod wal_files;
+mod wal_stream;
 
 pub use checker::{Checker, Options};
+pub use mask_pages::mask_pages;
 pub use report::{Difference, Report};
 pub use wal_files::WalFiles;
+pub use wal_stream::WalStream;
 
 /// Which records to check.
 #[derive(Debug, Clone, Copy)]

@@ -3,7 +3,7 @@
 use std::collections::HashMap;
 
 use wal_decoder::{
-    key::{Page, Rel, RelFork},
+    key::{Fork, Page, Rel, RelFork},
     redo::PageRef,
 };
 
@@ -20,6 +20,12 @@ impl Pages {
 
     pub(crate) fn get_mut(&mut self, at: PageRef) -> Option<&mut Page> {
         Some(self.forks.get_mut(&at.rel)?.get_mut(&at.block)?)
+    }
+
+    /// All pages of one kind of fork.
+    pub(crate) fn of_fork(&self, fork: Fork) -> impl Iterator<Item = (PageRef, &Page)> {
+        let forks = self.forks.iter().filter(move |(rel, _)| rel.fork == fork);
+        forks.flat_map(|(&rel, pages)| pages.iter().map(move |(&block, page)| (PageRef { rel, block }, &**page)))
     }
 
     pub(crate) fn put(&mut self, at: PageRef, page: &Page) -> &mut Page {

@@ -40,10 +40,20 @@ pub struct Difference {
     pub block_id: u8,
     /// First offset at which the masked pages differ; `None` when redo returned an error.
     pub offset: Option<usize>,
+    /// What of the page lies there.
+    pub section: &'static str,
     /// 64 bytes from there, ours and PostgreSQL's, in hex; or the error.
     pub ours: String,
     /// See `ours`.
     pub postgres: String,
+}
+
+impl Difference {
+    /// A page that redo refused to make.
+    pub(crate) fn of_error(kind: &str, start: Lsn, page: String, error: &dyn std::error::Error) -> Difference {
+        let (record, ours, postgres) = (kind.to_owned(), error.to_string(), String::new());
+        Difference { record, start, page, block_id: 0, offset: None, section: "page", ours, postgres }
+    }
 }
 
 /// The result of a run.
@@ -59,6 +69,8 @@ pub struct Report {
     pub not_implemented: u64,
     /// Pages compared.
     pub compared: u64,
+    /// Kinds that change pages and of which no page was compared.
+    pub unreached: Vec<String>,
     /// First and last LSN.
     pub start: Option<Lsn>,
     /// See `start`.
@@ -109,6 +121,19 @@ pub(crate) fn first_difference(ours: &Page, theirs: &Page) -> Option<usize> {
     ours.iter().zip(theirs).position(|(a, b)| a != b)
 }
 
+/// What of a page lies at an offset, by the page's own header.
+pub(crate) fn section(page: &Page, offset: usize) -> &'static str {
+    let field = |at: usize| usize::from(u16::from_le_bytes([page[at], page[at + 1]]));
+    let (lower, upper, special) = (field(12), field(14), field(16));
+    match offset {
+        0..24 => "header",
+        _ if offset < lower => "line pointers",
+        _ if offset < upper => "unused space",
+        _ if offset < special => "items",
+        _ => "special space",
+    }
+}
+
 /// 64 bytes from `offset` in hex.
 pub(crate) fn excerpt(page: &Page, offset: usize) -> String {
     page[offset..].iter().take(64).map(|byte| format!("{byte:02x}")).collect()
@@ -129,10 +154,13 @@ impl fmt::Display for Report {
             )?;
         }
         for difference in &self.differences {
-            let Difference { record, start, page, block_id, offset, ours, postgres } = difference;
+            let Difference { record, start, page, block_id, offset, section, ours, postgres } = difference;
             match offset {
                 Some(offset) => {
-                    writeln!(f, "{record} at {start}, {page} (block id {block_id}) differs from offset {offset} on")?;
+                    writeln!(
+                        f,
+                        "{record} at {start}, {page} (block id {block_id}) differs from offset {offset} ({section}) on"
+                    )?;
                     writeln!(f, "  ours       {ours}\n  PostgreSQL {postgres}")?;
                 }
                 None => writeln!(f, "{record} at {start}, {page} (block id {block_id}): {ours}")?,
