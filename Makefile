@@ -12,7 +12,7 @@ SEED ?=
 N ?= 2000
 
 .PHONY: help build build-rust postgres postgres-all ext up down test test-rust test-cluster verify fix regress \
-	walcheck sim chaos fuzz bench bench-coldstart
+	walcheck sim chaos fuzz bench bench-coldstart bench-commit
 
 help: ## List the targets
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 18
@@ -73,7 +73,10 @@ chaos: postgres-all ext build-rust ## Live chaos: processes killed, frozen and w
 fuzz: ## Fuzz the decoders
 	@echo "make fuzz: there are no fuzz targets yet; the property tests run with 'make test-rust'" >&2; exit 1
 
-bench: bench-coldstart ## All benchmarks
+bench: bench-coldstart bench-commit ## All benchmarks
 
 bench-coldstart: postgres-all ext build-rust ## Cold start of a compute, phase by phase
 	$(PYTHON) test_runner/bench_coldstart.py
+
+bench-commit: postgres-all ext build-rust ## Commits on our quorum beside stock synchronous replication
+	$(PYTHON) test_runner/bench_commit.py
