@@ -195,5 +195,6 @@ pub(super) fn mask(page: &mut Slotted<'_>, mask_line_states: impl FnOnce(&mut Sl
     if page.u16_at(FLAGS) & LEAF != 0 {
         mask_line_states(page);
     }
-    change_flags(page, FOLLOW_RIGHT | HAS_GARBAGE, 0);
+    // Set on both sides, not cleared, as PostgreSQL does.
+    change_flags(page, HAS_GARBAGE, FOLLOW_RIGHT);
 }
