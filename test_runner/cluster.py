@@ -35,6 +35,12 @@ def wait_until(condition: Callable[[], Any], what: str, timeout_s: float = 60) -
         time.sleep(0.01)
 
 
+def lsn(text: str) -> int:
+    """A position in the WAL, from PostgreSQL's notation."""
+    high, low = text.split("/")
+    return int(high, 16) << 32 | int(low, 16)
+
+
 def pg_manifest() -> dict[str, str]:
     """Where PostgreSQL lies: `patched`, `stock`, `template`."""
     return json.loads((RELEASE / "pg-install.json").read_text())

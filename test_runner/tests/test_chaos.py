@@ -1,13 +1,19 @@
 """Whatever dies, freezes, fills up or fights: nothing acknowledged is lost, nothing is invented, nothing changes its order."""
 
+import errno
 import os
+import random
+import shutil
+import subprocess
+from pathlib import Path
 
 import pytest
 
 from bank import Bank
 from chaos import Chaos, seed_from_environment
-from cluster import Cluster
-from recorder import Recorder
+from cluster import RELEASE, Cluster, lsn, wait_until
+from recorder import PendingCommit, Recorder
+from second_compute import SecondCompute
 
 
 @pytest.mark.parametrize("tampering, says", [
@@ -70,3 +76,136 @@ def test_a_few_rounds(cluster: Cluster):
 @pytest.mark.timeout(3600)
 def test_fifty_rounds(cluster: Cluster):
     run_chaos(cluster, int(os.environ.get("CHAOS_ROUNDS") or 50))
+
+
+@pytest.fixture
+def small_disk(make_cluster):
+    """A cluster whose safekeeper-2 keeps its data on a tmpfs of its own."""
+    if os.geteuid() != 0:
+        pytest.skip("only root can mount a tmpfs")
+    cluster = make_cluster().up()
+    cluster.ogel("down")
+    folder = cluster.dir / "safekeeper-2"
+    aside = folder.rename(cluster.dir / "aside")
+    folder.mkdir()
+    mounted = subprocess.run(["mount", "-t", "tmpfs", "-o", "size=192m", "tmpfs", folder], capture_output=True, text=True)
+    if mounted.returncode != 0:
+        pytest.skip(f"no tmpfs can be mounted here: {mounted.stderr.strip()}")
+    try:
+        shutil.copytree(aside, folder, dirs_exist_ok=True)
+        yield cluster.up(), folder
+    finally:
+        cluster.run("down", "--immediate")
+        subprocess.run(["umount", "--lazy", folder], check=True)
+
+
+def fill(folder: Path) -> Path:
+    """Takes all space that is left; deleting the file gives it back."""
+    ballast = folder / "ballast"
+    with ballast.open("wb", buffering=0) as file:
+        for size in (1 << 20, 4096, 1):
+            try:
+                while file.write(b"x" * size):
+                    pass
+            except OSError as error:
+                assert error.errno == errno.ENOSPC
+    return ballast
+
+
+def test_a_full_disk_stops_one_safekeeper_and_no_commit(small_disk: tuple[Cluster, Path]):
+    cluster, folder = small_disk
+    path = cluster.timeline_path()
+
+    def flushed(node: int) -> int:
+        return lsn(cluster.http(f"safekeeper-{node}", path)["flush_lsn"])
+
+    def write_megabytes(count: int) -> None:
+        cluster.sql("SELECT pg_logical_emit_message(true, 'filler', repeat('x', 1000000)) FROM generate_series(1, %s)", count)
+
+    bank = Bank(cluster, seed=1).create().start()
+    bank.wait_for_commits()
+    before = cluster.node("safekeeper-2")["process"]
+    ballast = fill(folder)
+    write_megabytes(40)
+    bank.wait_for_commits(50)
+    wait_until(lambda: "disk space" in cluster.log("safekeeper-2"), "the full node says so")
+    stuck = flushed(2)
+    assert stuck < min(flushed(1), flushed(3)) - (8 << 20)
+    # What it says of its state, and what it holds, can still be read.
+    assert lsn(cluster.http("safekeeper-2", path)["commit_lsn"]) <= stuck
+    # It counts for nothing: with another node away, commits wait for space.
+    cluster.chaos("kill", "safekeeper-3")
+    with cluster.connect() as waiting, cluster.connect() as observer:
+        commit = PendingCommit(waiting, "CREATE TABLE waited AS SELECT 1 AS a").wait_until_it_waits(observer)
+        settled = bank.acknowledged()
+        assert commit.join(3) is None and bank.acknowledged() <= settled + len(bank.clients)
+        assert flushed(2) == stuck
+        bank.check()
+        ballast.unlink()
+        assert commit.join(90) == "acknowledged", "commits go on once space has returned"
+    bank.wait_for_commits()
+    after = cluster.node("safekeeper-2")["process"]
+    assert (after["pid"], after["restarts"]) == (before["pid"], before["restarts"]), "it recovered by a restart"
+    cluster.chaos("resume", "safekeeper-3")
+    bank.wait_for_commits()
+    bank.stop()
+    wait_until(lambda: flushed(1) == flushed(2) == flushed(3), "all three have the same WAL again")
+    # The node that was full is as good as the others: it and one more elect the next compute.
+    cluster.ogel("compute", "kill", "main")
+    cluster.chaos("kill", "safekeeper-1")
+    cluster.ogel("compute", "start", "main")
+    bank.check(everything=True)
+
+
+def test_an_election_waits_for_disk_space(small_disk: tuple[Cluster, Path]):
+    """A vote is durable before it is given; a node that cannot write must not elect, and must not end either."""
+    cluster, folder = small_disk
+    bank = Bank(cluster, seed=2).create().start()
+    bank.wait_for_commits()
+    pid = cluster.node("safekeeper-2")["process"]["pid"]
+    ballast = fill(folder)
+    cluster.sql("SELECT pg_logical_emit_message(true, 'filler', repeat('x', 1000000)) FROM generate_series(1, 40)")
+    cluster.ogel("compute", "kill", "main")
+    cluster.chaos("kill", "safekeeper-3")
+    start = subprocess.Popen([RELEASE / "ogel", "--dir", cluster.dir, "compute", "start", "main"], stderr=subprocess.PIPE, text=True)
+    with pytest.raises(subprocess.TimeoutExpired):
+        start.wait(3)
+    ballast.unlink()
+    assert start.wait(90) == 0, start.stderr.read()
+    assert cluster.node("safekeeper-2")["process"]["pid"] == pid
+    cluster.chaos("resume", "safekeeper-3")
+    bank.wait_for_commits()
+    bank.stop().check(everything=True)
+
+
+def test_two_computes_fight(cluster: Cluster):
+    """Each start deposes the other. Clients use whichever answers; each of its acknowledgements must survive all others' elections."""
+    seed = seed_from_environment()
+    dice = random.Random(seed)
+    urls = [cluster.url()]
+    bank = Bank(cluster, seed, clients=4, urls=lambda: urls[:]).create().start()
+    bank.wait_for_commits()
+
+    for number in range(6):
+        second = SecondCompute(cluster)
+        try:
+            second.connect_when_ready().close()
+            urls.append(f"postgresql://postgres@127.0.0.1:{second.sql_port}/postgres")
+            wait_until(lambda: cluster.node("compute-main")["process"]["phase"] == "fenced", "the cluster's own compute is fenced")
+            bank.wait_for_commits()
+            with second.connect() as connection:
+                print(f"fight {number}: {bank.check(connection)} entries checked at the second compute")
+            if dice.random() < 0.5:
+                cluster.ogel("compute", "start", "main")
+                wait_until(lambda: second.process.poll() is not None, "the second compute is fenced")
+                assert second.process.returncode == 41
+            elif dice.random() < 0.5:
+                second.process.kill()
+                second.process.wait(30)
+        finally:
+            second.stop()
+            del urls[1:]
+        cluster.ogel("compute", "start", "main")
+        bank.wait_for_commits()
+        print(f"fight {number}: {bank.check()} entries checked at the cluster's own compute, {bank.acknowledged()} acknowledged")
+    bank.stop().check(everything=True)
