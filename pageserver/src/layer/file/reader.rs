@@ -141,6 +141,8 @@ impl LayerFile {
         self.tombstones.iter().for_each(|tombstone| scan.offer_tombstone(tombstone));
         let wanted = position(&scan.range.start, Lsn(0));
         let first = self.root.partition_point(|entry| entry.first <= wanted).saturating_sub(1);
+        // Entries are in order of key, then LSN. A relation that grew block by block has thousands of sizes: only the last counts.
+        let mut newest: Option<IndexEntry> = None;
         for number in first..self.root.len() {
             if self.root[number].first[..KEY_SIZE] >= scan.range.end.as_bytes()[..] {
                 break;
@@ -148,12 +150,22 @@ impl LayerFile {
             let index = self.index_block(number, io)?;
             for place in 0..index.len() / IndexEntry::SIZE {
                 let entry = IndexEntry::decode(&index, place).map_err(|what| self.damaged(what))?;
-                if entry.lsn <= scan.at && scan.range.contains(&entry.key) {
-                    let value = self.value(&entry, io)?;
-                    scan.offer(entry.key, entry.lsn, || value);
+                if entry.lsn > scan.at || !scan.range.contains(&entry.key) {
+                    continue;
+                }
+                if let Some(before) =
+                    newest.replace(entry).filter(|before| Some(before.key) != newest.map(|now| now.key))
+                {
+                    self.offer(scan, &before, io)?;
                 }
             }
         }
+        newest.map_or(Ok(()), |last| self.offer(scan, &last, io))
+    }
+
+    fn offer(&self, scan: &mut Scan, entry: &IndexEntry, io: Io) -> Result<(), LayerError> {
+        let value = self.value(entry, io)?;
+        scan.offer(entry.key, entry.lsn, || value);
         Ok(())
     }
 
