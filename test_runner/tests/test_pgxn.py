@@ -6,6 +6,7 @@ see. The first test that needs a build makes it, which takes minutes once.
 
 import os
 import pwd
+import resource
 import shutil
 import signal
 import subprocess
@@ -54,10 +55,15 @@ def test_series_applies_without_fuzz():
 
 
 def test_repeated_build_is_instant(built, tmp_path):
-    start = time.monotonic()
+    # Processor time, which does not depend on what else the machine does.
+    def children_s():
+        usage = resource.getrusage(resource.RUSAGE_CHILDREN)
+        return usage.ru_utime + usage.ru_stime
+
+    start = children_s()
     pg("build", "all")
     pg("manifest", tmp_path / "pg.json")
-    assert time.monotonic() - start < 1.0
+    assert children_s() - start < 1.0
     assert built["patched"].name in (tmp_path / "pg.json").read_text()
 
 
