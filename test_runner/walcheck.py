@@ -277,7 +277,7 @@ def problems(reports: dict[str, dict[str, Any]], whole: bool) -> list[str]:
             found.append(f"{name}: {report['difference_count']} pages differ, {report['not_implemented']} are without redo")
     unreached = set.intersection(*(set(report["unreached"]) for report in reports.values()))
     known = unreached_list()
-    print("unreached:", ", ".join(f"{kind} ({known.get(kind, 'NOT KNOWN')})" for kind in sorted(unreached)) or "none")
+    print("unreached:", ", ".join(f"{kind} ({known[kind]})" if kind in known else kind for kind in sorted(unreached)) or "none")
     if whole:
         found += [f"{kind} was not reached, and {UNREACHED.name} does not say why" for kind in sorted(unreached - set(known))]
         found += [f"{kind} was reached: take it off {UNREACHED.name}" for kind in sorted(set(known) - unreached)]
