@@ -119,7 +119,8 @@ def test_status_psql_url_and_logs(cluster: Cluster):
     psql = cluster.run("psql", "main", "--", "-Atc", "SELECT 1 + 1")
     assert psql.stdout.strip() == "2", psql.stderr
     assert cluster.run("url").stdout.strip() == cluster.url()
-    assert "compute-main" in cluster.ogel("logs")
+    assert {"compute-main", "postgres-main", "pageserver", "safekeeper-1", "ogel"} <= set(cluster.ogel("logs"))
+    assert "ready to accept connections" in cluster.run("logs", "postgres-main", "-n", "100").stdout
 
 
 def test_the_makefile_has_the_contract():

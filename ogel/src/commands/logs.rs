@@ -20,7 +20,7 @@ const TAIL_BYTES: u64 = 1 << 20;
 /// Options of `ogel logs`.
 #[derive(clap::Args)]
 pub struct Args {
-    /// Which logs: safekeeper-1, pageserver, compute-main, ogel [default: all]
+    /// Which logs: safekeeper-1, pageserver, compute-main, postgres-main, ogel [default: all]
     nodes: Vec<String>,
     /// Lines from the end of each log
     #[arg(short = 'n', long, default_value_t = 20)]
@@ -32,8 +32,8 @@ pub struct Args {
 
 /// Prints the end of the logs, and follows them when asked.
 pub async fn run(layout: &Layout, args: &Args, json: bool) -> anyhow::Result<ExitCode> {
-    Cluster::load_existing(layout)?;
-    let logs = find(layout, &args.nodes)?;
+    let cluster = Cluster::load_existing(layout)?;
+    let logs = find(layout, &cluster, &args.nodes)?;
     if json {
         let map: serde_json::Map<_, _> = logs.iter().map(|(name, path)| (name.clone(), json!(path))).collect();
         print(true, &map.into(), |_| String::new());
@@ -78,7 +78,8 @@ async fn follow(mut logs: Vec<(String, File)>) -> anyhow::Result<()> {
     }
 }
 
-fn find(layout: &Layout, wanted: &[String]) -> anyhow::Result<Vec<(String, PathBuf)>> {
+/// The logs of our processes, and what each compute's PostgreSQL printed.
+fn find(layout: &Layout, cluster: &Cluster, wanted: &[String]) -> anyhow::Result<Vec<(String, PathBuf)>> {
     let mut logs: Vec<_> = std::fs::read_dir(layout.logs())
         .with_context(|| format!("cannot read {}", layout.logs().display()))?
         .flatten()
@@ -87,6 +88,12 @@ fn find(layout: &Layout, wanted: &[String]) -> anyhow::Result<Vec<(String, PathB
             (path.extension()? == "log").then(|| Some((path.file_stem()?.to_str()?.to_owned(), path.clone())))?
         })
         .collect();
+    for branch in &cluster.branches {
+        let path = layout.data(&branch.node()).join("postgres.log");
+        if path.exists() {
+            logs.push((format!("postgres-{}", branch.name), path));
+        }
+    }
     logs.sort();
     for name in wanted {
         if !logs.iter().any(|(known, _)| known == name) {
