@@ -18,7 +18,8 @@
 //! 6. A higher term seen anywhere fences an elected proposer for good (H18).
 //!
 //! An acceptor that is behind fetches WAL from its peers under the two conditions of H3, see [`acceptor`].
-//! `docs/protocols.md` §2 is the wire format, in [`wire`].
+//! `docs/protocols.md` §2 is the wire format, in [`wire`]. `quorum/sim` runs this code through its worst days, seed by seed;
+//! `quorum/model` is the same protocol as a model of which every reachable state is checked.
 
 pub mod acceptor;
 mod history;
