@@ -10,9 +10,10 @@ PYTHON = $(shell test_runner/venv path)
 PYTEST_ARGS ?=
 SEED ?=
 N ?= 2000
+FUZZ_SECONDS ?= 60
 
 .PHONY: help build build-rust postgres postgres-all ext up down test test-rust test-cluster verify fix regress \
-	walcheck sim chaos fuzz bench bench-coldstart bench-commit
+	walcheck sim chaos fuzz bench bench-decoder bench-redo bench-coldstart bench-commit
 
 help: ## List the targets
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 18
@@ -70,8 +71,8 @@ sim: ## Simulate the quorum: SEED=n replays one run, N=n explores
 chaos: postgres-all ext build-rust ## Live chaos: processes killed, frozen and wiped under load
 	$(PYTHON) -m pytest test_runner -m heavy $(PYTEST_ARGS)
 
-fuzz: ## Fuzz the decoders
-	@echo "make fuzz: there are no fuzz targets yet; the property tests run with 'make test-rust'" >&2; exit 1
+fuzz: ## Fuzz the WAL decoder and redo, each target for FUZZ_SECONDS
+	@wal-decoder/fuzz/run $(FUZZ_SECONDS)
 
 bench: bench-coldstart bench-commit ## All benchmarks
 
