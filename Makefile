@@ -74,7 +74,14 @@ chaos: postgres-all ext build-rust ## Live chaos: processes killed, frozen and w
 fuzz: ## Fuzz the WAL decoder and redo, each target for FUZZ_SECONDS
 	@wal-decoder/fuzz/run $(FUZZ_SECONDS)
 
-bench: bench-coldstart bench-commit ## All benchmarks
+bench: bench-decoder bench-coldstart bench-commit ## All benchmarks
+
+bench-decoder: ## WAL decoding and redo, as ratios to a memcpy; OGEL_BENCH_WAL names other WAL than the sample
+	$(CARGO) bench -p wal-decoder
+
+bench-redo: postgres-all ## WAL decoding against stock PostgreSQL's own crash redo of the same WAL
+	$(CARGO) bench -p wal-decoder --no-run
+	$(PYTHON) test_runner/walcheck_bench.py
 
 bench-coldstart: postgres-all ext build-rust ## Cold start of a compute, phase by phase
 	$(PYTHON) test_runner/bench_coldstart.py
