@@ -12,6 +12,8 @@ pub enum Mutation {
     PeerCommitUnchecked,
     /// H3: completions of writes and syncs from before a truncation or term change are believed.
     StaleCompletion,
+    /// H5: acceptors count what peers of other logs have flushed, and below the term's start.
+    SelfAdvanceUnchecked,
     /// H8: no empty appends, neither heartbeats nor commit news.
     NoBroadcast,
     /// H4: a node that lost its store votes and counts.

@@ -15,33 +15,45 @@ pub enum Bug {
     StaleCompletion,
     /// H4: a node that lost its store votes.
     AmnesiacVotes,
+    /// H5: acceptors count what peers of other logs have flushed.
+    SelfAdvanceUnchecked,
+    /// H6: rot in acknowledged WAL is taken for a torn tail.
+    RotAsTorn,
     /// H8: no empty appends.
     NoBroadcast,
 }
 
 impl Bug {
     /// All of them.
-    pub const ALL: [Bug; 7] = [
+    pub const ALL: [Bug; 9] = [
         Bug::SameCandidate,
         Bug::NoZeroing,
         Bug::CountAnyLogTerm,
         Bug::PeerCommitUnchecked,
         Bug::StaleCompletion,
         Bug::AmnesiacVotes,
+        Bug::SelfAdvanceUnchecked,
+        Bug::RotAsTorn,
         Bug::NoBroadcast,
     ];
+
+    /// Whether the rule lies in the core, and its removal in the feature `mutations`.
+    pub fn is_in_core(self) -> bool {
+        !matches!(self, Bug::SameCandidate | Bug::RotAsTorn)
+    }
 
     /// The rule to remove in the core, if it is there.
     #[cfg(feature = "mutations")]
     pub fn in_core(self) -> Option<quorum::Mutation> {
         use quorum::Mutation;
         Some(match self {
-            Bug::SameCandidate => return None,
+            Bug::SameCandidate | Bug::RotAsTorn => return None,
             Bug::NoZeroing => Mutation::NoZeroing,
             Bug::CountAnyLogTerm => Mutation::CountAnyLogTerm,
             Bug::PeerCommitUnchecked => Mutation::PeerCommitUnchecked,
             Bug::StaleCompletion => Mutation::StaleCompletion,
             Bug::AmnesiacVotes => Mutation::AmnesiacVotes,
+            Bug::SelfAdvanceUnchecked => Mutation::SelfAdvanceUnchecked,
             Bug::NoBroadcast => Mutation::NoBroadcast,
         })
     }

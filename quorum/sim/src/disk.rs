@@ -41,6 +41,10 @@ pub struct Disk {
     unsynced: Vec<(usize, Vec<u8>)>,
     /// Survives a crash.
     pub control: AcceptorState,
+    /// The side file of H6: end of acknowledged WAL, as synced and as last written. Invariant: `acked ≤ acked_written` except
+    /// while a cut is being synced, and both ≤ what is durable.
+    pub acked: Lsn,
+    acked_written: Lsn,
     /// Waiting.
     pub queue: VecDeque<Op>,
     /// Under way.
@@ -51,7 +55,8 @@ impl Disk {
     /// A fresh timeline without WAL.
     pub fn new(control: AcceptorState) -> Self {
         let (durable, view, unsynced) = (Vec::new(), Vec::new(), Vec::new());
-        Self { durable, view, unsynced, control, queue: VecDeque::new(), running: None }
+        let acked = control.identity.start_lsn;
+        Self { durable, view, unsynced, control, acked, acked_written: acked, queue: VecDeque::new(), running: None }
     }
 
     /// Begins the next operation, if none is under way.
@@ -63,6 +68,9 @@ impl Disk {
         match &op {
             Op::Write { at, wal, .. } => self.write(*at, wal),
             Op::Zero { at, .. } => {
+                // What is about to be cut is no longer promised; noted first, or the cut would look like rot.
+                self.acked = self.acked.min(*at);
+                self.acked_written = self.acked;
                 let zeros = vec![0; self.view.len().saturating_sub(offset(*at))];
                 self.write(*at, &zeros);
             }
@@ -86,6 +94,7 @@ impl Disk {
     /// Ends the operation under way.
     pub fn end_running(&mut self) -> Option<Op> {
         let running = self.running.take()?;
+        self.acked = self.acked_written;
         match &running.op {
             Op::Write { .. } => {}
             Op::Flush { .. } | Op::Zero { .. } => {
@@ -96,6 +105,23 @@ impl Disk {
             Op::Persist { state, .. } => self.control = (**state).clone(),
         }
         Some(running.op)
+    }
+
+    /// Notes that WAL up to `end` was acknowledged; durable with the next operation that ends.
+    pub fn note_acked(&mut self, end: Lsn) {
+        self.acked_written = self.acked_written.max(end);
+    }
+
+    /// Damages a byte of WAL that was acknowledged and that a restart will read. `false`: there is none.
+    pub fn rot(&mut self, rng: &mut Rng) -> bool {
+        let scanned = self.control.commit_lsn.0..self.acked.0;
+        if scanned.is_empty() {
+            return false;
+        }
+        let at = offset(Lsn(rng.range(scanned.start, scanned.end)));
+        self.durable[at] ^= 1 << rng.index(8);
+        self.view.clone_from(&self.durable);
+        true
     }
 
     /// Loses power: of each unsynced write nothing, everything or some sectors survive; of the control file the old or the new.
@@ -116,6 +142,10 @@ impl Disk {
         {
             self.control = *state;
         }
+        if rng.per_mille(500) {
+            self.acked = self.acked_written;
+        }
+        self.acked_written = self.acked;
         self.queue.clear();
         self.view.clone_from(&self.durable);
     }

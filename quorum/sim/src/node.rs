@@ -31,6 +31,8 @@ pub struct Safekeeper {
     pub decoder: Place,
     /// Disk operations take long until then.
     pub slow_until_us: u64,
+    /// Acknowledged WAL is damaged on its disk.
+    pub rotten: bool,
     /// For the invariants: checked up to here.
     pub matched_to: Lsn,
     /// For the invariants: announced in this life.
@@ -48,6 +50,7 @@ impl Safekeeper {
             life: 0,
             decoder: Place::at(TIMELINE_START),
             slow_until_us: 0,
+            rotten: false,
             matched_to: TIMELINE_START,
             commit_seen: Lsn(0),
         }
@@ -58,10 +61,17 @@ impl Safekeeper {
         self.member.node_id
     }
 
-    /// Starts the process: scans the WAL from the persisted commit_lsn.
-    pub fn start(&mut self) -> Result<(), String> {
+    /// Starts the process: scans the WAL from the persisted commit_lsn. WAL that does not decode below the noted end was
+    /// acknowledged and is rotten: the node must not vote, and stays down (H6).
+    pub fn start(&mut self, rot_is_torn: bool) -> Result<(), String> {
         let control = self.disk.control.clone();
         self.decoder = scan(&self.disk.durable, Place::at(control.commit_lsn), Lsn::MAX);
+        if self.decoder.end < self.disk.acked && !rot_is_torn {
+            if !self.rotten {
+                return Err(format!("node {} takes a torn tail or a cut for rot", self.id()));
+            }
+            return Ok(());
+        }
         let acceptor = Acceptor::restore(self.member, control, self.decoder.end);
         self.acceptor = Some(acceptor.map_err(|error| format!("node {} cannot start: {error}", self.id()))?);
         self.matched_to = TIMELINE_START;

@@ -17,6 +17,7 @@ use crate::{
     network::Network,
     node::{NODES, Safekeeper},
     rng::Rng,
+    trace::Trace,
 };
 
 /// Where computes may run.
@@ -68,6 +69,8 @@ pub struct Outcome {
     pub violation: Option<Violation>,
     /// What happened in it.
     pub happened: Happened,
+    /// Everything that was said, if it was to be kept.
+    pub trace: Vec<String>,
 }
 
 /// What makes a run worth counting.
@@ -83,6 +86,8 @@ pub struct Happened {
     pub commit_terms: u64,
     /// Crashes of nodes.
     pub crashes: u64,
+    /// Stores whose acknowledged WAL went bad.
+    pub rots: u64,
     /// WAL pieces fetched from peers.
     pub fetches: u64,
     /// Bytes committed.
@@ -123,6 +128,7 @@ impl Tally {
             truncations: a.truncations + b.truncations,
             commit_terms: a.commit_terms + b.commit_terms,
             crashes: a.crashes + b.crashes,
+            rots: a.rots + b.rots,
             fetches: a.fetches + b.fetches,
             committed_bytes: a.committed_bytes + b.committed_bytes,
         };
@@ -152,12 +158,12 @@ pub struct World {
     writing: bool,
     over: bool,
     violation: Option<Violation>,
-    trace: bool,
+    trace: Trace,
 }
 
 impl World {
     /// Sets a run up.
-    pub fn new(seed: u64, bug: Option<Bug>, trace: bool) -> Self {
+    pub fn new(seed: u64, bug: Option<Bug>, trace: Trace) -> Self {
         Self {
             seed,
             bug,
@@ -192,7 +198,8 @@ impl World {
         if let Some(violation) = &self.violation {
             self.say(|| format!("VIOLATION {violation}"));
         }
-        Outcome { seed: self.seed, violation: self.violation, happened: self.happened }
+        let trace = self.trace.into_lines();
+        Outcome { seed: self.seed, violation: self.violation, happened: self.happened, trace }
     }
 
     fn happen(&mut self, due: Due) {
@@ -234,8 +241,6 @@ impl World {
     }
 
     fn say(&self, text: impl FnOnce() -> String) {
-        if self.trace {
-            println!("{:>10.3} ms  {}", self.now_us as f64 / 1_000.0, text());
-        }
+        self.trace.line(self.now_us, text);
     }
 }

@@ -7,7 +7,7 @@ const RUNS: u64 = 2_000;
 #[test]
 fn no_seed_breaks_an_invariant() {
     let from = std::env::var("QUORUM_SIM_FROM").ok().and_then(|text| text.parse().ok()).unwrap_or(0);
-    match run_many(from..from + RUNS, None) {
+    match run_many(from..from + RUNS, None, |_| {}) {
         Ok(tally) => {
             println!("{tally:?}");
             assert!(

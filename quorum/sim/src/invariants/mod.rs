@@ -44,8 +44,8 @@ pub struct Observed {
     proposer_commit: BTreeMap<Term, Lsn>,
     /// Highest commit announced by somebody of a term, proposer or acceptor.
     commit_by_term: BTreeMap<Term, Lsn>,
-    /// A lost store may have taken one of the copies with it.
-    pub wiped_stores: usize,
+    /// A lost or rotten store may have taken one of the copies with it.
+    pub lost_stores: usize,
 }
 
 impl Observed {
@@ -89,7 +89,7 @@ impl Observed {
     /// A proposer announced a commit.
     pub fn proposer_committed(&mut self, term: Term, commit: Lsn, nodes: &[Safekeeper]) -> Verdict {
         commit_monotone::check(self.proposer_commit.insert(term, commit), commit)?;
-        commit_quorum::check(nodes, self.wiped_stores, term, commit)?;
+        commit_quorum::check(nodes, self.lost_stores, term, commit)?;
         let Some(reign) = self.reigns.get(&term) else { return Err(format!("term {term} was never won")) };
         if commit > reign.start {
             self.commit_terms.insert(term);

@@ -4,7 +4,7 @@ use super::{Observed, Verdict};
 use crate::node::Safekeeper;
 
 pub(super) fn check(observed: &Observed, nodes: &[Safekeeper]) -> Verdict {
-    let needed = (nodes.len() / 2 + 1).saturating_sub(observed.wiped_stores);
+    let needed = (nodes.len() / 2 + 1).saturating_sub(observed.lost_stores);
     let copies = nodes.iter().filter(|node| node.disk.durable.starts_with(&observed.committed)).count();
     if copies >= needed {
         return Ok(());

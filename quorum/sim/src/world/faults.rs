@@ -53,7 +53,8 @@ impl World {
             }
             680..780 => self.after(0, Due::StartCompute { compute }),
             780..900 => self.nodes[node].slow_until_us = self.now_us + self.rng.range(100_000, 5_000_000),
-            900..985 => self.network.heal(),
+            900..960 => self.network.heal(),
+            960..985 => self.rot(node),
             _ => self.wipe(node),
         }
     }
@@ -82,13 +83,29 @@ impl World {
         self.after(heal_us, Due::Heal);
     }
 
-    /// At most one store is lost in a run, and never to a quorum that is down.
+    /// A byte of acknowledged WAL goes bad while the process is down. At most one store is damaged or lost in a run: two would
+    /// be all copies of what the third node has not got.
+    fn rot(&mut self, node: usize) {
+        if self.observed.lost_stores > 0 {
+            return;
+        }
+        self.crash_node(node);
+        let safekeeper = &mut self.nodes[node];
+        if safekeeper.disk.rot(&mut self.rng) {
+            safekeeper.rotten = true;
+            self.observed.lost_stores = 1;
+            self.happened.rots += 1;
+            self.say(|| format!("node {}'s acknowledged WAL ROTS", node + 1));
+        }
+    }
+
+    /// At most one store is lost in a run.
     fn wipe(&mut self, node: usize) {
-        if self.observed.wiped_stores > 0 {
+        if self.observed.lost_stores > 0 {
             return;
         }
         self.say(|| format!("node {} LOSES ITS STORE", node + 1));
-        self.observed.wiped_stores = 1;
+        self.observed.lost_stores = 1;
         self.nodes[node].wipe();
         self.break_connections_of(node);
         self.after(500_000, Due::StartNode { node });

@@ -21,8 +21,11 @@ impl World {
         if self.nodes[node].acceptor.is_some() {
             return;
         }
-        let started = self.nodes[node].start();
+        let started = self.nodes[node].start(self.bug == Some(Bug::RotAsTorn));
         self.verify(started);
+        if self.nodes[node].acceptor.is_none() {
+            return self.say(|| format!("node {} finds ROT at {:?} and stays out", node + 1, self.nodes[node].decoder));
+        }
         #[cfg(feature = "mutations")]
         if let Some(acceptor) = &mut self.nodes[node].acceptor {
             acceptor.set_mutation(self.bug.and_then(Bug::in_core));
@@ -65,11 +68,9 @@ impl World {
 
     fn node_event(&mut self, node: usize, event: AcceptorEvent) {
         let Some(acceptor) = &mut self.nodes[node].acceptor else { return };
-        if self.trace
-            && let AcceptorEvent::Message { connection, message } = &event
-        {
-            let text = format!("node {} hears on {}: {message:?}", node + 1, connection.0);
-            println!("{:>10.3} ms  {text}", self.now_us as f64 / 1_000.0);
+        if let AcceptorEvent::Message { connection, message } = &event {
+            let text = || format!("node {} hears on {}: {message:?}", node + 1, connection.0);
+            self.trace.line(self.now_us, text);
         }
         let actions = acceptor.handle(event);
         let life = self.nodes[node].life;
@@ -168,7 +169,10 @@ impl World {
                 let end = Lsn(at.0 + wal.len() as u64);
                 AcceptorEvent::WalWritten { token, end, record_end: safekeeper.decode(at, end) }
             }
-            Op::Flush { token } => AcceptorEvent::Flushed { token },
+            Op::Flush { token } => {
+                self.node_event(node, AcceptorEvent::Flushed { token });
+                return self.note_acked(node, life);
+            }
             Op::Zero { token, .. } => {
                 let copies = self.observed.copies(&self.nodes);
                 self.verify(copies);
@@ -178,6 +182,15 @@ impl World {
         };
         self.node_event(node, event);
         self.run_disk(node);
+    }
+
+    /// What was flushed has been answered, if the node still lives.
+    fn note_acked(&mut self, node: usize, life: u64) {
+        let safekeeper = &mut self.nodes[node];
+        if let Some(acceptor) = safekeeper.acceptor.as_ref().filter(|_| safekeeper.life == life) {
+            safekeeper.disk.note_acked(acceptor.flush_lsn());
+            self.run_disk(node);
+        }
     }
 
     /// Tells the peers, as the status stream between safekeepers does; slowly in the calm, where commit news must not need it.
