@@ -5,6 +5,7 @@ import os
 import random
 import shutil
 import subprocess
+import time
 from pathlib import Path
 
 import pytest
@@ -12,6 +13,7 @@ import pytest
 from bank import Bank
 from chaos import Chaos, seed_from_environment
 from cluster import RELEASE, Cluster, lsn, wait_until
+from namespaces import SpreadCluster
 from recorder import PendingCommit, Recorder
 from second_compute import SecondCompute
 
@@ -208,4 +210,103 @@ def test_two_computes_fight(cluster: Cluster):
         cluster.ogel("compute", "start", "main")
         bank.wait_for_commits()
         print(f"fight {number}: {bank.check()} entries checked at the cluster's own compute, {bank.acknowledged()} acknowledged")
+    bank.stop().check(everything=True)
+
+
+@pytest.fixture
+def spread():
+    if os.geteuid() != 0:
+        pytest.skip("only root can make network namespaces")
+    if shutil.which("ip") is None:
+        pytest.skip("iproute2's `ip` is not installed")
+    cluster = SpreadCluster()
+    try:
+        yield cluster.up()
+        cluster.all_run()
+    finally:
+        for host in cluster.processes:
+            print(f"==> {host}\n{cluster.log(host)[-3000:]}")
+        cluster.remove()
+
+
+def test_cut_from_safekeepers(spread: SpreadCluster):
+    """One is not missed; without two, commits wait and reads go on; nothing was lost when they are back."""
+    bank = Bank(spread, seed=3).create()
+    with spread.connect() as waiting, spread.connect() as observer:
+        observer.execute("CREATE TABLE calm AS SELECT i, repeat('x', 500) AS pad FROM generate_series(1, 5000) i")
+        observer.execute("CREATE TABLE waited (a int)")
+        bank.start().wait_for_commits()
+        spread.network.cut("compute", "safekeeper-1")
+        bank.wait_for_commits(30)
+        spread.network.cut("compute", "safekeeper-2")
+        commit = PendingCommit(waiting, "INSERT INTO waited VALUES (1)").wait_until_it_waits(observer)
+        settled = bank.acknowledged()
+        assert commit.join(4) is None and bank.acknowledged() <= settled + len(bank.clients)
+        # These pages come from the pageserver: the table is larger than the compute's memory. (A page that the waiting transactions
+        # have changed, and that has left the compute's memory, would wait with them: the pageserver has it when a quorum has.)
+        assert observer.execute("SELECT count(*) FROM calm").fetchone() == (5000,)
+        spread.network.heal()
+        assert commit.join(90) == "acknowledged"
+    bank.wait_for_commits()
+    bank.stop().check(everything=True)
+
+
+def test_cut_from_the_pageserver(spread: SpreadCluster):
+    """Reads of what the compute has not cached wait, commits that need no page go on; then the reads give what they should."""
+    with spread.connect() as reader, spread.connect() as writer, spread.connect() as observer:
+        reader.execute("CREATE TABLE pages AS SELECT i, repeat('x', 500) AS pad FROM generate_series(1, 20000) i")
+        emit = "SELECT pg_logical_emit_message(true, 'ogel', 'committed')"
+        writer.execute(emit)
+        spread.network.cut("compute", "pageserver")
+        read = PendingCommit(reader, "SELECT 1 / (count(*) = 20000)::int FROM pages WHERE pad LIKE 'x%'")
+        for _ in range(20):
+            writer.execute(emit)
+        assert read.join(3) is None, "pages that are not cached cannot be read now"
+        spread.network.heal()
+        assert read.join(90) == "acknowledged"
+        assert observer.execute("SELECT count(*) FROM pages").fetchone() == (20000,)
+
+
+def test_a_compute_that_is_cut_off_is_replaced(spread: SpreadCluster):
+    """It can acknowledge nothing, whoever is its client; when it hears of the other it ends, for good."""
+    urls = [spread.url()]
+    bank = Bank(spread, seed=4, clients=4, urls=lambda: urls[:]).create().start()
+    with spread.connect() as waiting, spread.connect() as observer:
+        observer.execute("CREATE TABLE never (a int)")
+        bank.wait_for_commits()
+        for host in ("safekeeper-1", "safekeeper-2", "safekeeper-3", "pageserver"):
+            spread.network.cut("compute", host)
+        commit = PendingCommit(waiting, "INSERT INTO never VALUES (1)").wait_until_it_waits(observer)
+        spread.start_compute("second")
+        urls[:] = [spread.url("second")]
+        with spread.connect("second") as newer:
+            newer.execute("CREATE TABLE mine AS SELECT 1 AS a")
+            assert commit.join(2) is None and spread.processes["compute"].poll() is None
+            bank.check(newer)
+            spread.network.heal()
+            assert spread.processes.pop("compute").wait(90) == 41
+            assert commit.join(10) == "error"
+            bank.wait_for_commits()
+            bank.stop().check(newer, everything=True)
+            assert newer.execute("SELECT a FROM mine").fetchone() == (1,)
+            assert newer.execute("SELECT count(*) FROM never").fetchone() == (0,)
+
+
+def test_links_cut_at_random(spread: SpreadCluster):
+    """Any links, also one way only, also between safekeepers; after each round all are mended and the books are checked."""
+    seed = seed_from_environment()
+    dice = random.Random(seed)
+    bank = Bank(spread, seed).create().start()
+    hosts = list(spread.processes)
+    for number in range(6):
+        bank.wait_for_commits()
+        cuts = [dice.sample(hosts, 2) for _ in range(dice.randint(1, 6))]
+        for one, other in cuts:
+            (spread.network.cut if dice.random() < 0.5 else spread.network.cut_one_way)(one, other)
+        time.sleep(dice.uniform(0.2, 4))
+        spread.network.heal()
+        print(f"round {number}: {', '.join('/'.join(cut) for cut in cuts)}")
+        bank.wait_for_commits()
+        bank.check()
+        spread.all_run()
     bank.stop().check(everything=True)
