@@ -274,9 +274,10 @@ def test_a_compute_that_is_cut_off_is_replaced(spread: SpreadCluster):
     with spread.connect() as waiting, spread.connect() as observer:
         observer.execute("CREATE TABLE never (a int)")
         bank.wait_for_commits()
-        for host in ("safekeeper-1", "safekeeper-2", "safekeeper-3", "pageserver"):
+        for host in ("safekeeper-1", "safekeeper-2", "safekeeper-3"):
             spread.network.cut("compute", host)
         commit = PendingCommit(waiting, "INSERT INTO never VALUES (1)").wait_until_it_waits(observer)
+        spread.network.cut("compute", "pageserver")
         spread.start_compute("second")
         urls[:] = [spread.url("second")]
         with spread.connect("second") as newer:
