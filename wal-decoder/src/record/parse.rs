@@ -2,7 +2,7 @@
 
 use super::{
     BlockRef, FLAG_HAS_DATA, FLAG_HAS_IMAGE, FLAG_SAME_REL, FORK_MASK, HEADER_SIZE, ImageRef, MAX_BLOCKS,
-    MAX_RECORD_SIZE, ParsedRecord,
+    MAX_RECORD_SIZE, ParsedRecord, USUAL_BLOCKS,
 };
 use crate::{
     byte_reader::{ByteReader, ShortInput},
@@ -79,8 +79,9 @@ impl<'a> ParsedRecord<'a> {
             toplevel_xid: None,
             main_data: &[],
             bytes,
-            blocks: [BlockRef::EMPTY; MAX_BLOCKS],
+            blocks: [BlockRef::EMPTY; USUAL_BLOCKS],
             block_count: 0,
+            many_blocks: Vec::new(),
         };
         record.parse_parts(reader)?;
         Ok(record)
@@ -105,8 +106,7 @@ impl<'a> ParsedRecord<'a> {
                     let block = parse_block(&mut reader, id, &mut last_rel)?;
                     announced +=
                         usize::from(block.data_length) + block.image.map_or(0, |image| usize::from(image.length));
-                    self.blocks[usize::from(self.block_count)] = block;
-                    self.block_count += 1;
+                    self.add_block(block);
                     continue;
                 }
                 id => return Err(RecordError::BlockId(id)),
@@ -118,7 +118,7 @@ impl<'a> ParsedRecord<'a> {
             return Err(RecordError::Announced { announced, left: reader.rest().len() });
         }
         let mut at = (self.bytes.len() - announced) as u32;
-        for block in &mut self.blocks[..usize::from(self.block_count)] {
+        for block in self.blocks_mut() {
             if let Some(image) = &mut block.image {
                 image.at = at;
                 at += u32::from(image.length);

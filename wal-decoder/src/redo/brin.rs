@@ -1,4 +1,6 @@
 //! BRIN index (`brin_xlog.h`): the metapage, pages of the range map, and regular pages with summaries.
+//!
+//! Mirrors `brin_xlog.c`. Deviation: none but what [`super`] says of all.
 
 use super::{
     Change, Fault,

@@ -1,4 +1,6 @@
 //! B-tree: insertions, splits, deduplication, deletions, page deletion, the metapage (`nbtxlog.h`).
+//!
+//! Mirrors `nbtxlog.c`. Deviations: no snapshot conflicts, no cleanup locks: there is one page and nobody else on it.
 
 use super::{
     Change, Fault,

@@ -1,4 +1,7 @@
 //! The free space map: a page is a binary tree of maxima in an array, 4,095 inner nodes before 4,069 leaves (`fsm_internals.h`).
+//!
+//! Mirrors `FreeSpaceMapPrepareTruncateRel` (`freespace.c`, `fsmpage.c`). Deviation: redo of other records keeps no free space in the map,
+//! as it is a hint that the first vacuum mends.
 
 use super::page::{HEADER_SIZE, Slotted};
 use crate::key::{PAGE_SIZE, Page};

@@ -1,4 +1,6 @@
 //! Generic records, which extensions such as bloom write: pieces of bytes at offsets (`generic_xlog.c`).
+//!
+//! Mirrors `generic_redo` (`generic_xlog.c`). Deviation: none but what [`super`] says of all.
 
 use super::{Change, Fault, page::Slotted};
 use crate::{byte_reader::ByteReader, key::Page};

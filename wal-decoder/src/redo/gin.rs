@@ -1,4 +1,7 @@
 //! GIN index (`ginxlog.h`): an entry tree of keys, posting trees of heap pointers, and a list of pending insertions.
+//!
+//! Mirrors `ginxlog.c`. Deviations: the halves of a split are images in the record and need no redo; the incomplete-split flag of a child
+//! goes with the child's own page.
 
 use super::{
     Change, Fault,

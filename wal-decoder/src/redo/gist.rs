@@ -1,4 +1,6 @@
 //! GiST index (`gistxlog.h`).
+//!
+//! Mirrors `gistxlog.c`. Deviation: [`finish_image`] completes images with what PostgreSQL changes on the page after it has logged them.
 
 use super::{
     Change, Fault,

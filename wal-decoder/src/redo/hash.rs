@@ -1,4 +1,6 @@
 //! Hash index (`hash_xlog.h`): the metapage, bitmap pages of free overflow pages, buckets and their chains of overflow pages.
+//!
+//! Mirrors `hash_xlog.c`. Deviations: no cleanup locks and no snapshot conflicts.
 
 use super::{
     Change, Fault,

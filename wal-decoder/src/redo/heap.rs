@@ -1,5 +1,7 @@
 //! Heap: insert, delete, update, lock, speculative confirmation, in-place update (`heapam_xlog.h`).
 //!
+//! Mirrors `heap_redo` (`heapam.c`). Deviations: command ids, see below; the visibility map and the free space map are pages of their own.
+//!
 //! Command ids: PostgreSQL does not log them; our compute appends the raw `t_cid` values to the main data and says so by a flag
 //! ([`FLAG_COMMAND_ID`]). Records without it get `FirstCommandId`, as in PostgreSQL's own redo.
 

@@ -1,4 +1,7 @@
 //! Heap, second part: prune and freeze, visible, multi-insert, lock of an updated version (`heapam_xlog.h`).
+//!
+//! Mirrors `heap2_redo` (`heapam.c`) and `heap_page_prune_execute` (`pruneheap.c`). Deviations: command ids of multi-inserts, see
+//! [`super::heap`]; no snapshot conflicts; the maps are pages of their own.
 
 use super::{
     Change, Fault, heap,

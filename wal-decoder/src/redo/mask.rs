@@ -1,5 +1,9 @@
 //! What PostgreSQL does not promise to be equal on a page after replay (its `rm_mask` functions, `bufmask.c`): LSN and checksum, unused
 //! space, hint bits. Both sides of a comparison are masked and then compared byte for byte.
+//!
+//! Mirrors `bufmask.c` and each manager's `rm_mask`; `test_runner/tests/test_walcheck.py` compares the two on real pages. Deviations, all of
+//! them stricter: pages of the visibility map keep their bits, which `heap_mask` blanks; with [`Strictness::command_ids`] heap tuples keep
+//! `t_cid` and the combo bit; a page whose header is damaged is left alone where PostgreSQL raises an error.
 
 use super::{
     brin, btree, gin, gist, hash,

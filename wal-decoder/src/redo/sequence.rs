@@ -1,4 +1,6 @@
 //! Sequences: each record rebuilds the page with its one tuple (`sequence.c`).
+//!
+//! Mirrors `seq_redo` (`sequence.c`). Deviation: none but what [`super`] says of all.
 
 use super::{
     Change, Fault,

@@ -1,4 +1,7 @@
 //! Pages of the transaction logs: clog, multixact offsets and members, commit timestamps. They have no header and no LSN.
+//!
+//! Mirrors the redo of `clog.c`, `multixact.c` and `commit_ts.c`. Deviations: a transaction's entries come page by page; a page that is not
+//! there counts as zeros.
 
 use super::RedoError;
 use crate::{

@@ -1,4 +1,6 @@
 //! SP-GiST index (`spgxlog.h`). All data of a record is in its main data, whichever page it is for.
+//!
+//! Mirrors `spgxlog.c`. Deviations: no snapshot conflicts; each page is made alone.
 
 use super::{
     Change, Fault,

@@ -1,5 +1,7 @@
 //! The visibility map: two bits per heap block behind the page header.
 //!
+//! Mirrors `visibilitymap_set`, `_clear` and `visibilitymap_prepare_truncate` (`visibilitymap.c`) as redo calls them. Deviation, see below: clears.
+//!
 //! Clears come as a list of bits, never as the heap record: PostgreSQL 17.11 registers the map page whose bits a record clears, older
 //! minor releases only set a flag, and the delta is the same for both.
 

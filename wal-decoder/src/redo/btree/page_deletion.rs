@@ -1,5 +1,7 @@
 //! Deletion of empty pages, in two steps: the leaf becomes half dead and leaves its parent; then pages leave the chain of siblings,
 //! top of the subtree first.
+//!
+//! Mirrors `btree_xlog_mark_page_halfdead` and `btree_xlog_unlink_page` (`nbtxlog.c`). Deviation: none but what [`super`] says.
 
 use super::{
     DELETED, HALF_DEAD, HAS_FULL_XID, HEADER_SIZE, LEAF, Links, NEXT, PREVIOUS, check,

@@ -1,4 +1,6 @@
 //! Deduplication, and deletion of items and of parts of posting lists, on one leaf page.
+//!
+//! Mirrors `btree_xlog_dedup`, `_vacuum` and `_delete` (`nbtxlog.c`, `nbtdedup.c`). Deviation: none but what [`super`] says.
 
 use super::{
     FLAGS, HAS_GARBAGE, NEXT, SPECIAL, check, first_data_item,

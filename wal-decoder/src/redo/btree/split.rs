@@ -1,5 +1,7 @@
 //! Page splits: block 0 the left half, which was the page; 1 the new right half; 2 the page to the right of both; 3, handled with the
 //! insertions, the child whose own split this completes.
+//!
+//! Mirrors `btree_xlog_split` (`nbtxlog.c`). Deviation: each half is made alone; the left one needs no right one.
 
 use super::{
     CYCLE, FLAGS, INCOMPLETE_SPLIT, LEAF, Links, NEXT, PREVIOUS, SPECIAL, check, first_data_item,

@@ -1,5 +1,7 @@
 //! Compressed posting lists, the content of a posting tree's leaves.
 //!
+//! Mirrors `ginRedoRecompress` (`ginxlog.c`) and `ginpostinglist.c`. Deviation: none but what [`super`] says.
+//!
 //! ```text
 //! segment: first heap pointer 6 bytes | length u16 | differences to the previous one, 7 bits a byte, lowest first | pad to 2
 //! ```
