@@ -17,6 +17,8 @@
 //!    Advances are broadcast at once (H8).
 //! 6. A higher term seen anywhere fences an elected proposer for good (H18).
 //!
+//! A member that lost its store is replaced by the next membership generation: [`Acceptor::adopt`], then [`Join::plan`].
+//!
 //! An acceptor that is behind fetches WAL from its peers under the two conditions of H3, see [`acceptor`].
 //! `docs/protocols.md` §2 is the wire format, in [`wire`]. `quorum/sim` runs this code through its worst days, seed by seed;
 //! `quorum/model` is the same protocol as a model of which every reachable state is checked.
@@ -30,8 +32,8 @@ pub mod proposer;
 pub mod wire;
 
 pub use acceptor::{
-    Acceptor, AcceptorAction, AcceptorEvent, AcceptorState, ConnectionId, FetchId, PeerStatus, RestoreError,
-    TimelineIdentity, Token,
+    Acceptor, AcceptorAction, AcceptorEvent, AcceptorState, AdoptError, ConnectionId, FetchId, Join, JoinError,
+    PeerStatus, RestoreError, TimelineIdentity, Token,
 };
 pub use history::{HistoryEntry, HistoryError, MAX_HISTORY_ENTRIES, TermHistory};
 pub use membership::{MAX_MEMBERS, Member, Membership, MembershipError};

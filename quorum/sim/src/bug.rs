@@ -19,13 +19,15 @@ pub enum Bug {
     SelfAdvanceUnchecked,
     /// H6: rot in acknowledged WAL is taken for a torn tail.
     RotAsTorn,
+    /// H4: a new store joins before all the others know that it is a member.
+    JoinEarly,
     /// H8: no empty appends.
     NoBroadcast,
 }
 
 impl Bug {
     /// All of them.
-    pub const ALL: [Bug; 9] = [
+    pub const ALL: [Bug; 10] = [
         Bug::SameCandidate,
         Bug::NoZeroing,
         Bug::CountAnyLogTerm,
@@ -34,12 +36,13 @@ impl Bug {
         Bug::AmnesiacVotes,
         Bug::SelfAdvanceUnchecked,
         Bug::RotAsTorn,
+        Bug::JoinEarly,
         Bug::NoBroadcast,
     ];
 
     /// Whether the rule lies in the core, and its removal in the feature `mutations`.
     pub fn is_in_core(self) -> bool {
-        !matches!(self, Bug::SameCandidate | Bug::RotAsTorn)
+        !matches!(self, Bug::SameCandidate | Bug::RotAsTorn | Bug::JoinEarly)
     }
 
     /// The rule to remove in the core, if it is there.
@@ -47,7 +50,7 @@ impl Bug {
     pub fn in_core(self) -> Option<quorum::Mutation> {
         use quorum::Mutation;
         Some(match self {
-            Bug::SameCandidate | Bug::RotAsTorn => return None,
+            Bug::SameCandidate | Bug::RotAsTorn | Bug::JoinEarly => return None,
             Bug::NoZeroing => Mutation::NoZeroing,
             Bug::CountAnyLogTerm => Mutation::CountAnyLogTerm,
             Bug::PeerCommitUnchecked => Mutation::PeerCommitUnchecked,

@@ -1,7 +1,7 @@
 //! A safekeeper: the production acceptor on a simulated disk.
 
 use ogel_ids::{Generation, Lsn, NodeId, StoreUuid, TenantId, TimelineId};
-use quorum::{Acceptor, AcceptorState, Member, Membership, TimelineIdentity};
+use quorum::{Acceptor, AcceptorState, Join, Member, Membership, TimelineIdentity};
 
 use crate::{
     disk::Disk,
@@ -16,6 +16,16 @@ pub const TENANT: TenantId = TenantId::from_bytes([1; 16]);
 /// The branch.
 pub const TIMELINE: TimelineId = TimelineId::from_bytes([2; 16]);
 
+/// Of every run.
+pub const TIMELINE_IDENTITY: TimelineIdentity = TimelineIdentity {
+    tenant: TENANT,
+    timeline: TIMELINE,
+    system_identifier: 7,
+    pg_version_num: 170_011,
+    wal_segment_size_bytes: 16 << 20,
+    start_lsn: TIMELINE_START,
+};
+
 /// One node. What is on `disk` outlives the process, which is `acceptor`.
 #[derive(Debug)]
 pub struct Safekeeper {
@@ -25,6 +35,8 @@ pub struct Safekeeper {
     pub acceptor: Option<Acceptor>,
     /// Its disk.
     pub disk: Disk,
+    /// How many stores it has lost.
+    stores: u8,
     /// Number of the process.
     pub life: u64,
     /// The stream decoder's place.
@@ -47,6 +59,7 @@ impl Safekeeper {
             member,
             acceptor: None,
             disk: Disk::new(fresh_state()),
+            stores: 0,
             life: 0,
             decoder: Place::at(TIMELINE_START),
             slow_until_us: 0,
@@ -98,8 +111,18 @@ impl Safekeeper {
     pub fn wipe(&mut self) {
         self.life += 1;
         self.acceptor = None;
-        self.member.store_uuid = StoreUuid::from_bytes([0xee; 16]);
+        self.stores += 1;
+        self.member = member(self.member.node_id.0 as usize - 1, 16 * self.stores);
         self.disk = Disk::new(fresh_state());
+    }
+
+    /// Puts on disk what a new member must have.
+    pub fn join(&mut self, join: Join, wal: Vec<u8>) {
+        self.life += 1;
+        self.acceptor = None;
+        self.disk = Disk::new(join.state);
+        self.disk.view.clone_from(&wal);
+        self.disk.durable = wal;
     }
 
     /// The last whole record in bytes that were just written up to `end`.
@@ -116,16 +139,12 @@ fn member(index: usize, store: u8) -> Member {
     Member { node_id: NodeId(index as u64 + 1), store_uuid: StoreUuid::from_bytes([store + index as u8; 16]) }
 }
 
-fn fresh_state() -> AcceptorState {
+/// The members at the creation.
+pub fn first_membership() -> Membership {
     let members = (0..NODES).map(|index| member(index, 1)).collect();
-    let membership = Membership::new(Generation(1), members, None).expect("three different nodes");
-    let identity = TimelineIdentity {
-        tenant: TENANT,
-        timeline: TIMELINE,
-        system_identifier: 7,
-        pg_version_num: 170_011,
-        wal_segment_size_bytes: 16 << 20,
-        start_lsn: TIMELINE_START,
-    };
-    AcceptorState::new(identity, membership)
+    Membership::new(Generation(1), members, None).expect("three different nodes")
+}
+
+fn fresh_state() -> AcceptorState {
+    AcceptorState::new(TIMELINE_IDENTITY, first_membership())
 }

@@ -3,19 +3,21 @@
 mod compute_shell;
 mod faults;
 mod node_shell;
+mod replacement;
 
 use std::collections::BTreeMap;
 
 use bytes::Bytes;
 use ogel_ids::{Lsn, Term};
-use quorum::{ConnectionId, FetchId, PeerStatus, Token};
+use quorum::{ConnectionId, FetchId, Membership, PeerStatus, Token};
+use replacement::Replacement;
 
 use crate::{
     bug::Bug,
     compute::Compute,
     invariants::{Observed, Verdict, Violation},
     network::Network,
-    node::{NODES, Safekeeper},
+    node::{NODES, Safekeeper, first_membership},
     rng::Rng,
     trace::Trace,
 };
@@ -42,6 +44,7 @@ enum Due {
     ServeFetch(FetchRequest),
     FetchedWal { request: FetchRequest, wal: Vec<u8> },
     FetchFailed(FetchRequest),
+    Replace,
     Fault,
     Heal,
     Calm,
@@ -88,6 +91,8 @@ pub struct Happened {
     pub crashes: u64,
     /// Stores whose acknowledged WAL went bad.
     pub rots: u64,
+    /// Lost stores that were replaced.
+    pub replacements: u64,
     /// WAL pieces fetched from peers.
     pub fetches: u64,
     /// Bytes committed.
@@ -129,6 +134,7 @@ impl Tally {
             commit_terms: a.commit_terms + b.commit_terms,
             crashes: a.crashes + b.crashes,
             rots: a.rots + b.rots,
+            replacements: a.replacements + b.replacements,
             fetches: a.fetches + b.fetches,
             committed_bytes: a.committed_bytes + b.committed_bytes,
         };
@@ -148,6 +154,9 @@ pub struct World {
     nodes: Vec<Safekeeper>,
     computes: Vec<Compute>,
     network: Network,
+    /// The newest that is complete.
+    membership: Membership,
+    replacement: Option<Replacement>,
     observed: Observed,
     happened: Happened,
     /// Faults have stopped.
@@ -174,6 +183,8 @@ impl World {
             nodes: (0..NODES).map(Safekeeper::new).collect(),
             computes: (0..COMPUTES).map(|_| Compute::new()).collect(),
             network: Network::new(),
+            membership: first_membership(),
+            replacement: None,
             observed: Observed::default(),
             happened: Happened::default(),
             calm: false,
@@ -222,6 +233,7 @@ impl World {
             Due::ServeFetch(request) => self.serve_fetch(request),
             Due::FetchedWal { request, wal } => self.deliver_fetched(request, wal),
             Due::FetchFailed(request) => self.fail_fetch(request),
+            Due::Replace => self.go_on_replacing(),
             Due::Fault => self.fault(),
             Due::Heal => self.network.heal(),
             Due::Calm => self.begin_calm(),

@@ -9,6 +9,7 @@
 //! | `append.rs` | WAL from the proposer; group commit |
 //! | `catch_up.rs` | WAL from peers (H3); when a commit may be believed (H3, H5) |
 //! | `log_end.rs` | taken, written, whole and durable positions |
+//! | `replacement.rs` | a new membership generation, and what its new member must have first (H4) |
 //! | `promise.rs` | which version of the control file is durable |
 
 mod append;
@@ -17,6 +18,7 @@ mod election;
 mod event;
 mod log_end;
 mod promise;
+mod replacement;
 mod state;
 
 use std::collections::{BTreeMap, BTreeSet};
@@ -27,6 +29,7 @@ pub use event::{AcceptorAction, AcceptorEvent, ConnectionId, FetchId, PeerStatus
 use log_end::LogEnd;
 use ogel_ids::{Generation, Lsn, NodeId, Term};
 use promise::Promises;
+pub use replacement::{AdoptError, Join, JoinError};
 pub use state::{AcceptorState, TimelineIdentity};
 
 use crate::{
@@ -105,8 +108,8 @@ struct Active {
     peer_filled_to: Lsn,
 }
 
-/// Term, last log term, flush_lsn and commit_lsn as last told to the peers.
-type Progress = (Term, Term, Lsn, Lsn);
+/// Generation, term, last log term, flush_lsn and commit_lsn as last told to the peers.
+type Progress = (Generation, Term, Term, Lsn, Lsn);
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Reply {
@@ -150,7 +153,7 @@ impl Acceptor {
             peer_horizon_lsn: state.identity.start_lsn,
             pageserver: PageserverFeedback::default(),
             lazy_issued: [state.commit_lsn, state.backup_lsn, state.remote_consistent_lsn],
-            announced: (Term(0), Term(0), Lsn(0), Lsn(0)),
+            announced: (Generation(0), Term(0), Term(0), Lsn(0), Lsn(0)),
             mutations: Mutations::default(),
             stale_flush: None,
             out: Vec::new(),
@@ -218,7 +221,7 @@ impl Acceptor {
         let durable = self.promises.durable();
         PeerStatus {
             member: self.me,
-            generation: self.state.membership.generation(),
+            generation: durable.generation,
             term: durable.term,
             history: durable.history.cut_at(self.log.flush_lsn()),
             flush_lsn: self.log.flush_lsn(),
@@ -383,7 +386,7 @@ impl Acceptor {
             Reply::Vote(_, request) => {
                 let durable = self.promises.durable();
                 AcceptorMessage::Vote(Vote {
-                    generation: self.state.membership.generation(),
+                    generation: durable.generation,
                     term: durable.term,
                     candidate: request.candidate,
                     granted: durable.term == request.term && durable.voted_for == Some(request.candidate),
@@ -393,7 +396,7 @@ impl Acceptor {
                 })
             }
             Reply::Answer(_) => AcceptorMessage::AppendAnswer(AppendAnswer {
-                generation: self.state.membership.generation(),
+                generation: self.promises.durable().generation,
                 term: self.promises.durable().term,
                 last_log_term: self.last_log_term(),
                 flush_lsn: self.log.flush_lsn(),
@@ -429,8 +432,9 @@ impl Acceptor {
     }
 
     fn announce(&mut self) {
+        let durable = self.promises.durable();
         let progress =
-            (self.promises.durable().term, self.last_log_term(), self.log.flush_lsn(), self.state.commit_lsn);
+            (durable.generation, durable.term, self.last_log_term(), self.log.flush_lsn(), self.state.commit_lsn);
         if progress != self.announced {
             self.announced = progress;
             self.out.push(AcceptorAction::StatusChanged);

@@ -2,7 +2,7 @@
 
 use std::collections::VecDeque;
 
-use ogel_ids::{CandidateId, Term};
+use ogel_ids::{CandidateId, Generation, Term};
 
 use super::AcceptorState;
 use crate::TermHistory;
@@ -13,11 +13,17 @@ pub(super) struct Promise {
     pub(super) term: Term,
     pub(super) voted_for: Option<CandidateId>,
     pub(super) history: TermHistory,
+    pub(super) generation: Generation,
 }
 
 impl Promise {
     fn of(state: &AcceptorState) -> Self {
-        Self { term: state.term, voted_for: state.voted_for, history: state.history.clone() }
+        Self {
+            term: state.term,
+            voted_for: state.voted_for,
+            history: state.history.clone(),
+            generation: state.membership.generation(),
+        }
     }
 }
 
@@ -54,8 +60,10 @@ impl Promises {
     /// The version that will have made all of `state` durable.
     pub(super) fn version_of(&self, state: &AcceptorState) -> u64 {
         let newest = self.issued.back().map_or(&self.durable, |(_, promise)| promise);
-        let issued =
-            newest.term == state.term && newest.voted_for == state.voted_for && newest.history == state.history;
+        let issued = newest.term == state.term
+            && newest.voted_for == state.voted_for
+            && newest.history == state.history
+            && newest.generation == state.membership.generation();
         if issued { self.version } else { self.version + 1 }
     }
 

@@ -77,9 +77,10 @@ impl Proposer {
     fn learn_membership(&mut self, greeting: &AcceptorGreeting) {
         let theirs = greeting.membership.generation();
         let ours = self.membership.as_ref().map(|membership| membership.generation());
-        if ours.is_some_and(|ours| ours >= theirs) || self.leader().is_some() {
+        if ours.is_some_and(|ours| ours >= theirs) {
             return;
         }
+        // An elected proposer counts by the new members from here on; what it has heard of the others stays true.
         self.membership = Some(greeting.membership.clone());
         // Votes were asked for by another count.
         if let Phase::Campaigning(_) = self.phase {

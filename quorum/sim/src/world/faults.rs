@@ -54,7 +54,7 @@ impl World {
             680..780 => self.after(0, Due::StartCompute { compute }),
             780..900 => self.nodes[node].slow_until_us = self.now_us + self.rng.range(100_000, 5_000_000),
             900..960 => self.network.heal(),
-            960..985 => self.rot(node),
+            960..975 => self.rot(node),
             _ => self.wipe(node),
         }
     }
@@ -83,7 +83,7 @@ impl World {
         self.after(heal_us, Due::Heal);
     }
 
-    /// A byte of acknowledged WAL goes bad while the process is down. At most one store is damaged or lost in a run: two would
+    /// A byte of acknowledged WAL goes bad while the process is down. At most one store is damaged or lost at a time: two would
     /// be all copies of what the third node has not got.
     fn rot(&mut self, node: usize) {
         if self.observed.lost_stores > 0 {
@@ -99,7 +99,7 @@ impl World {
         }
     }
 
-    /// At most one store is lost in a run.
+    /// At most one store is lost at a time.
     fn wipe(&mut self, node: usize) {
         if self.observed.lost_stores > 0 {
             return;
@@ -109,6 +109,9 @@ impl World {
         self.nodes[node].wipe();
         self.break_connections_of(node);
         self.after(500_000, Due::StartNode { node });
+        if self.rng.per_mille(700) {
+            self.begin_replacement(node);
+        }
     }
 
     pub(super) fn begin_calm(&mut self) {
@@ -158,7 +161,7 @@ impl World {
         if commit <= start || (complete && commit != end) {
             return self.verify(Err(format!("liveness: {when} only {commit} of {start}..{end} is committed")));
         }
-        let member = |node: &&Safekeeper| node.member.store_uuid.as_bytes()[0] != 0xee;
+        let member = |node: &&Safekeeper| self.membership.contains(node.member);
         for node in self.nodes.iter().filter(member) {
             let Some(acceptor) = &node.acceptor else { continue };
             let (flush, known) = (acceptor.flush_lsn(), acceptor.commit_lsn());

@@ -73,6 +73,10 @@ impl World {
             self.trace.line(self.now_us, text);
         }
         let actions = acceptor.handle(event);
+        self.carry_out(node, actions);
+    }
+
+    pub(super) fn carry_out(&mut self, node: usize, actions: Vec<AcceptorAction>) {
         let life = self.nodes[node].life;
         for action in actions {
             // A process may die between any two actions.
