@@ -6,14 +6,9 @@ import threading
 import psycopg
 import pytest
 
-from cluster import Cluster, wait_until
+from cluster import Cluster, lsn, wait_until
 from recorder import PendingCommit, Recorder
 from second_compute import SecondCompute
-
-
-def lsn(text: str) -> int:
-    high, low = text.split("/")
-    return int(high, 16) << 32 | int(low, 16)
 
 
 def committed_up_to(cluster: Cluster, position: int) -> None:
