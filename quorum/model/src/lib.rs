@@ -5,9 +5,12 @@
 //! out of order; crashes at any step and between the two disk writes of a cut. The rules are those of `quorum/src/lib.rs`, told
 //! in as few lines as possible, so that a person can compare them with `docs/protocols.md` and `02-quorum.md`.
 //!
-//! What the model leaves out: bytes (a record is whole or absent; torn writes, rot and the decoder are the simulator's), back-
-//! pressure and windows (a proposer always has more WAL), and membership changes. Where it differs otherwise it allows **more**
+//! What the model leaves out: bytes (a record is whole or absent; torn writes, rot and the decoder are the simulator's),
+//! windows and back-pressure (a proposer always has more WAL), and membership changes. Where it differs otherwise it allows **more**
 //! than the code does: an acceptor forgets commit_lsn in every crash, a deposed proposer goes on for ever.
+//!
+//! `cargo test -p quorum-model -- --nocapture` prints the counts of its bounds. `quorum-model --terms 3` takes minutes: 5.6
+//! million states.
 //!
 //! | file | what |
 //! |---|---|
