@@ -28,6 +28,7 @@ build: postgres ext build-rust ## Build everything that a cluster runs
 
 postgres:
 	@pgxn/pg build patched
+	@pgxn/pg template >/dev/null
 	@mkdir -p $(RELEASE) && pgxn/pg manifest $(PG_MANIFEST)
 
 postgres-all:

@@ -138,14 +138,19 @@ check_patches() {
 
 write_manifest() {
 	local file=$1 patched stock template major minor
+	if [ -L "$file" ] || { [ -e "$file" ] && [ ! -f "$file" ]; }; then
+		die "$file is not a regular file" "name a file that may be replaced"
+	fi
 	read_source || die "PostgreSQL is not built" "pgxn/pg build all"
 	patched=$(built_prefix patched) || exit 1
-	stock=$(built_prefix stock) || exit 1
+	# Only tests and benchmarks need the stock build.
+	stock=null
+	! (built_prefix stock) >/dev/null 2>&1 || stock="\"$(built_prefix stock)\""
 	template=$(template_path) || exit 1
 	[ -f "$template" ] || die "there is no template cluster" "pgxn/pg template"
 	major=${SOURCE_VERSION%%.*} minor=${SOURCE_VERSION#*.}
 	mkdir -p "$(dirname "$file")"
-	printf '{"pg_version": "%s", "pg_version_num": %d, "patched": "%s", "stock": "%s", "template": "%s"}\n' \
+	printf '{"pg_version": "%s", "pg_version_num": %d, "patched": "%s", "stock": %s, "template": "%s"}\n' \
 		"$SOURCE_VERSION" $((major * 10000 + minor)) "$patched" "$stock" "$template" >"$file.new"
 	mv "$file.new" "$file"
 }
