@@ -13,7 +13,7 @@ N ?= 2000
 FUZZ_SECONDS ?= 60
 
 .PHONY: help build build-rust postgres postgres-all ext up down test test-rust test-cluster verify fix regress \
-	walcheck sim chaos fuzz bench bench-decoder bench-redo bench-coldstart bench-commit
+	walcheck sim model chaos fuzz bench bench-decoder bench-redo bench-coldstart bench-commit
 
 help: ## List the targets
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 18
@@ -68,6 +68,9 @@ walcheck: postgres-all ## Redo compared with PostgreSQL's own page images, on st
 
 sim: ## Simulate the quorum: SEED=n replays one run, N=n explores
 	$(CARGO) run --release -q -p quorum-sim -- $(if $(SEED),--seed $(SEED),--runs $(N))
+
+model: ## The quorum's protocol as a model, checked exhaustively; prints its state count
+	$(CARGO) run --release -q -p quorum-model -- --terms 3
 
 chaos: postgres-all ext build-rust ## Live chaos: processes killed, frozen and wiped under load
 	$(PYTHON) -m pytest test_runner -m heavy $(PYTEST_ARGS)
