@@ -151,7 +151,7 @@ impl Pageserver {
         let environment = self.environment.clone();
         let timeline = tokio::task::spawn_blocking(move || {
             template.instantiate(&folder, tenant, id)?;
-            Timeline::open(&folder, tenant, id, environment)
+            Timeline::open(&folder, tenant, id, None, environment)
         })
         .await??;
         tracing::info!(%tenant, timeline = %id, lsn = %timeline.start_lsn, "timeline created");
@@ -208,7 +208,7 @@ impl Pageserver {
     async fn open_timeline(&self, tenant: TenantId, id: TimelineId) {
         let folder = self.timelines_folder(tenant).join(id.to_string());
         let environment = self.environment.clone();
-        let opened = tokio::task::spawn_blocking(move || Timeline::open(&folder, tenant, id, environment)).await;
+        let opened = tokio::task::spawn_blocking(move || Timeline::open(&folder, tenant, id, None, environment)).await;
         match opened.map_err(anyhow::Error::from).and_then(|result| result) {
             Ok(timeline) => self.activate(timeline).await,
             Err(error) => {

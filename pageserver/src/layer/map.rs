@@ -70,7 +70,13 @@ impl LayerMap {
     pub fn scan(&self, scan: &mut Scan, io: Io) -> Result<(), LayerError> {
         self.memory().for_each(|layer| layer.scan(scan));
         let range = scan.range;
-        self.files.iter().filter(|file| file.header().keys.overlaps(&range)).try_for_each(|file| file.scan(scan, io))
+        for file in self.files.iter().filter(|file| file.header().keys.overlaps(&range)) {
+            if scan.is_settled() {
+                break;
+            }
+            file.scan(scan, io)?;
+        }
+        Ok(())
     }
 
     fn memory(&self) -> impl Iterator<Item = &Arc<MemoryLayer>> {

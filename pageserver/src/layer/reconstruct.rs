@@ -74,17 +74,45 @@ pub struct Scan {
     pub at: Lsn,
     found: BTreeMap<Key, (Lsn, Bytes)>,
     tombstones: Vec<Tombstone>,
+    /// Disjoint, in order: nothing older than what was offered so far is visible there.
+    settled: Vec<KeyRange>,
 }
 
 impl Scan {
     /// Nothing found yet.
     pub fn new(range: KeyRange, at: Lsn) -> Self {
-        Self { range, at, found: BTreeMap::new(), tombstones: Vec::new() }
+        Self { range, at, found: BTreeMap::new(), tombstones: Vec::new(), settled: Vec::new() }
     }
 
-    /// Takes a version; the newest of each key wins, of equal ones the later.
+    /// A layer that holds everything of these keys was offered: older layers are not looked at there.
+    pub fn settle(&mut self, keys: KeyRange) {
+        let (start, end) = (keys.start.max(self.range.start), keys.end.min(self.range.end));
+        if start >= end {
+            return;
+        }
+        let first = self.settled.partition_point(|range| range.end < start);
+        let after = self.settled.partition_point(|range| range.start <= end);
+        let merged = self.settled.drain(first..after).fold(KeyRange { start, end }, |merged, range| KeyRange {
+            start: merged.start.min(range.start),
+            end: merged.end.max(range.end),
+        });
+        self.settled.insert(first, merged);
+    }
+
+    /// Nothing older can be visible.
+    pub fn is_settled(&self) -> bool {
+        self.settled.first() == Some(&self.range)
+    }
+
+    fn is_settled_at(&self, key: &Key) -> bool {
+        let next = self.settled.partition_point(|range| range.end <= *key);
+        self.settled.get(next).is_some_and(|range| range.contains(key))
+    }
+
+    /// Takes a version; the newest of each key wins, of equal ones the later. Within one key, newer layers must come first where ranges
+    /// are settled.
     pub fn offer(&mut self, key: Key, lsn: Lsn, value: impl FnOnce() -> Bytes) {
-        if lsn > self.at || !self.range.contains(&key) {
+        if lsn > self.at || !self.range.contains(&key) || self.is_settled_at(&key) {
             return;
         }
         match self.found.entry(key) {
@@ -119,5 +147,34 @@ impl Scan {
             }
         }
         self.found.into_iter().map(|(key, (_, value))| (key, value)).collect()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use wal_decoder::key::{Fork, Rel};
+
+    use super::*;
+
+    const FORK: wal_decoder::key::RelFork = Rel { spc: 1663, db: 5, rel: 9 }.fork(Fork::Main);
+
+    fn keys(from: u32, to: u32) -> KeyRange {
+        KeyRange { start: Key::rel_page(FORK, from), end: Key::rel_page(FORK, to) }
+    }
+
+    #[test]
+    fn a_key_that_a_complete_layer_does_not_hold_is_not_found_in_older_ones() {
+        let mut scan = Scan::new(keys(0, 10), Lsn(100));
+        let offer = |scan: &mut Scan, block| scan.offer(Key::rel_page(FORK, block), Lsn(50), Bytes::new);
+        offer(&mut scan, 1);
+        scan.settle(keys(0, 3));
+        scan.settle(keys(5, 7));
+        (0..10).for_each(|block| offer(&mut scan, block));
+        assert!(!scan.is_settled());
+        scan.settle(keys(2, 5));
+        scan.settle(keys(7, 20));
+        assert!(scan.is_settled(), "{:?}", scan.settled);
+        let found: Vec<Key> = scan.finish().into_keys().collect();
+        assert_eq!(found, [1, 3, 4, 7, 8, 9].map(|block| Key::rel_page(FORK, block)));
     }
 }

@@ -150,7 +150,7 @@ impl PageStream<'_> {
         result.map_err(|failure| match failure {
             Failure::NoSuchRelation(text) => (ErrorCode::NoSuchRelation, text),
             // The disk may answer next time: the client shall try again.
-            Failure::Read(error @ ReadError::Layer(LayerError::Io { .. })) => {
+            Failure::Read(error @ (ReadError::Layer(LayerError::Io { .. }) | ReadError::AncestorBehind { .. })) => {
                 (ErrorCode::WaitTimedOut, error.to_string())
             }
             Failure::Read(error) => (ErrorCode::Damaged, error.to_string()),

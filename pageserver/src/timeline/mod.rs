@@ -3,7 +3,7 @@
 //! - [`Timeline`]: its layers, positions and state; opened from its folder.
 //! - `ingest`: follows a safekeeper, decodes, hands effects to `effects`, which turns them into versions of keys.
 //! - `flush`: freezes the open layer and writes frozen ones to files.
-//! - `read`: pages, sizes, segments at an LSN.
+//! - `read`: pages, sizes, segments at an LSN; `lineage`: the layers of a timeline and of those it branched from, one behind the other.
 //! - [`metadata`]: what survives a restart. [`state`]: the running state that decoding resumes from.
 //!
 //! Positions: `start_lsn ≤ disk_consistent_lsn ≤ last_record_lsn`. Readers read at or below `last_record_lsn`, which advances only after
@@ -12,6 +12,7 @@
 mod effects;
 mod flush;
 mod ingest;
+mod lineage;
 pub mod metadata;
 mod page_cache;
 mod read;
@@ -38,6 +39,7 @@ use tokio::sync::watch;
 pub use effects::EffectWriter;
 pub(crate) use flush::layer_file_name;
 pub use ingest::{IngestStatus, run as run_ingest};
+use lineage::Lineage;
 use metadata::{TermStart, TimelineMetadata};
 pub use page_cache::PageCache;
 pub use read::ReadError;
@@ -103,6 +105,15 @@ pub struct Head {
     pub state: RunningState,
 }
 
+/// Where a branch comes from: what its own layers do not say, the ancestor's say as of `lsn`.
+#[derive(Clone)]
+pub struct Ancestor {
+    /// The timeline that it branched from.
+    pub timeline: Arc<Timeline>,
+    /// Where: the branch's own WAL begins here.
+    pub lsn: Lsn,
+}
+
 /// An open timeline.
 pub struct Timeline {
     /// Owner.
@@ -117,6 +128,8 @@ pub struct Timeline {
     pub wal_segment_size: u32,
     /// Where its WAL begins.
     pub start_lsn: Lsn,
+    /// Where it branched off; `None` for a root.
+    pub ancestor: Option<Ancestor>,
     folder: PathBuf,
     environment: Arc<Environment>,
     number: u64,
@@ -180,6 +193,7 @@ impl Timeline {
         folder: &Path,
         tenant: TenantId,
         id: TimelineId,
+        ancestor: Option<Ancestor>,
         environment: Arc<Environment>,
     ) -> anyhow::Result<Arc<Timeline>> {
         let metadata = TimelineMetadata::load(folder, tenant, id)?;
@@ -193,7 +207,7 @@ impl Timeline {
         sort_newest_first(&mut files);
         let at = metadata.disk_consistent_lsn;
         let layers = LayerMap { open: Arc::new(MemoryLayer::new(at)), frozen: Vec::new(), files };
-        let state = state_at(&layers, at)?;
+        let state = state_at(Lineage::new(&layers, ancestor.as_ref()), at)?;
         let (terms, _) = watch::channel(metadata.term_history.clone().into());
         Ok(Arc::new(Timeline {
             tenant,
@@ -202,6 +216,7 @@ impl Timeline {
             pg_version_num: metadata.pg_version_num,
             wal_segment_size: metadata.wal_segment_size,
             start_lsn: metadata.start_lsn,
+            ancestor,
             folder: folder.to_owned(),
             number: environment.next_timeline.fetch_add(1, Ordering::Relaxed),
             environment,
@@ -247,7 +262,10 @@ impl Timeline {
     /// The running state at the end of exactly this record, when it is known.
     pub fn state_at(&self, lsn: Lsn) -> anyhow::Result<RunningState> {
         let head = self.head();
-        if head.lsn == lsn { Ok(head.state) } else { state_at(&self.pin_layers(), lsn) }
+        if head.lsn == lsn {
+            return Ok(head.state);
+        }
+        state_at(Lineage::new(&self.pin_layers(), self.ancestor.as_ref()), lsn)
     }
 
     /// All known terms.
@@ -280,8 +298,31 @@ impl Timeline {
         std::fs::read(self.folder.join(CONTROL_FILE))
     }
 
-    /// Waits until `lsn` is ingested, for a compute of `term`.
+    /// Waits until `lsn` is ingested, for a compute of `term`, and the ancestors are as far as this branch needs them.
     pub async fn wait_for(
+        &self,
+        lsn: Lsn,
+        term: Term,
+        timeout: Duration,
+        shutdown: &Shutdown,
+    ) -> Result<(), WaitError> {
+        self.wait_for_own(lsn, term, timeout, shutdown).await?;
+        self.wait_for_ancestors(timeout, shutdown).await
+    }
+
+    /// Waits until all ancestors are as far as this branch needs them: always, but after a restart.
+    pub async fn wait_for_ancestors(&self, timeout: Duration, shutdown: &Shutdown) -> Result<(), WaitError> {
+        let mut next = self.ancestor.as_ref();
+        while let Some(Ancestor { timeline, lsn }) = next {
+            if *lsn > timeline.last_record_lsn() {
+                timeline.wait_for_own(*lsn, Term(u64::MAX), timeout, shutdown).await?;
+            }
+            next = timeline.ancestor.as_ref();
+        }
+        Ok(())
+    }
+
+    async fn wait_for_own(
         &self,
         lsn: Lsn,
         term: Term,
@@ -363,9 +404,8 @@ impl Timeline {
 }
 
 /// The state stored for exactly this LSN.
-fn state_at(layers: &LayerMap, lsn: Lsn) -> anyhow::Result<RunningState> {
-    let found = read::newest_image(layers, &Key::checkpoint(), lsn, Io::MayBlock)?;
-    match found {
+fn state_at(lineage: Lineage<'_>, lsn: Lsn) -> anyhow::Result<RunningState> {
+    match lineage.newest_image(&Key::checkpoint(), lsn, Io::MayBlock)? {
         Some((version, bytes)) if version == lsn => {
             RunningState::decode(&bytes).map_err(|error| anyhow::anyhow!("running state at {lsn}: {error}"))
         }

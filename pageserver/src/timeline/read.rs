@@ -3,13 +3,13 @@
 use std::collections::BTreeMap;
 
 use bytes::Bytes;
-use ogel_ids::Lsn;
+use ogel_ids::{Lsn, TimelineId};
 use wal_decoder::{
     key::{PAGE_SIZE, Page, RelFork, SlruKind},
     redo::{self, PageRef, RedoError},
 };
 
-use super::Timeline;
+use super::{Timeline, lineage::Lineage};
 use crate::{
     keyspace::{Key, KeyRange},
     layer::{
@@ -39,6 +39,18 @@ pub enum ReadError {
         /// What was wrong.
         error: RedoError,
     },
+    /// The timeline that this one branched from has been restarted and does not hold what the branch needs yet. It will.
+    #[error(
+        "the branch needs its ancestor {ancestor} up to {needed}, which has been ingested up to {reached} only: try again when its WAL has arrived"
+    )]
+    AncestorBehind {
+        /// The ancestor.
+        ancestor: TimelineId,
+        /// Where the branch reads in it.
+        needed: Lsn,
+        /// How far it is.
+        reached: Lsn,
+    },
     /// A stored value has an impossible form.
     #[error("{what} is stored with an impossible length of {len} bytes: a layer file is damaged")]
     BadValue {
@@ -56,24 +68,22 @@ impl ReadError {
     }
 }
 
-/// The newest version of a key that holds images only, and its LSN.
-pub(super) fn newest_image(layers: &LayerMap, key: &Key, at: Lsn, io: Io) -> Result<Option<(Lsn, Bytes)>, LayerError> {
-    let unknown = |_| None;
-    let mut reconstruction = Reconstruction::new(&unknown);
-    layers.visit(key, at, &mut reconstruction, io)?;
-    Ok(reconstruction.newest().zip(reconstruction.base))
-}
-
 impl Timeline {
+    fn lineage<'a>(&'a self, layers: &'a LayerMap) -> Lineage<'a> {
+        Lineage::new(layers, self.ancestor.as_ref())
+    }
+
     /// The value of a key that holds images only.
     pub fn read_value(&self, key: &Key, at: Lsn, io: Io) -> Result<Option<Bytes>, ReadError> {
-        Ok(newest_image(&self.pin_layers(), key, at, io)?.map(|(_, value)| value))
+        let layers = self.pin_layers();
+        Ok(self.lineage(&layers).newest_image(key, at, io)?.map(|(_, value)| value))
     }
 
     /// All values of a range of keys that hold images only.
     pub fn scan(&self, range: KeyRange, at: Lsn, io: Io) -> Result<BTreeMap<Key, Bytes>, ReadError> {
         let mut scan = Scan::new(range, at);
-        self.pin_layers().scan(&mut scan, io)?;
+        let layers = self.pin_layers();
+        self.lineage(&layers).scan(&mut scan, io)?;
         Ok(scan.finish())
     }
 
@@ -149,7 +159,8 @@ impl Timeline {
         let cache = &self.environment.page_cache;
         let known = |version| cache.get(self.number, &key, version);
         let mut reconstruction = Reconstruction::new(&known);
-        self.pin_layers().visit(&key, at, &mut reconstruction, io)?;
+        let layers = self.pin_layers();
+        self.lineage(&layers).visit(&key, at, &mut reconstruction, io)?;
         match &reconstruction.base {
             Some(image) if image.len() == PAGE_SIZE => page.copy_from_slice(image),
             Some(image) => return Err(ReadError::BadValue { what: key.describe(), len: image.len() }),
@@ -167,7 +178,7 @@ impl Timeline {
 
     fn note(&self, error: &ReadError) {
         match error {
-            ReadError::Layer(LayerError::WouldBlock | LayerError::Io { .. }) => {}
+            ReadError::Layer(LayerError::WouldBlock | LayerError::Io { .. }) | ReadError::AncestorBehind { .. } => {}
             ReadError::Redo { page, .. } => self.remember_damaged(error, page.clone()),
             ReadError::BadValue { what, .. } => self.remember_damaged(error, what.clone()),
             ReadError::Layer(file) => self.remember_damaged(error, file.to_string()),

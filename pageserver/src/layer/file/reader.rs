@@ -160,7 +160,13 @@ impl LayerFile {
                 }
             }
         }
-        newest.map_or(Ok(()), |last| self.offer(scan, &last, io))
+        if let Some(last) = newest {
+            self.offer(scan, &last, io)?;
+        }
+        if self.header.kind == LayerKind::Image && self.header.lsns.end <= scan.at {
+            scan.settle(self.header.keys);
+        }
+        Ok(())
     }
 
     fn offer(&self, scan: &mut Scan, entry: &IndexEntry, io: Io) -> Result<(), LayerError> {

@@ -21,7 +21,7 @@ use self::{
     decode::{Decoder, IngestError},
     message::{MessageError, SafekeeperMessage},
 };
-use super::{Timeline, flush::MAX_FROZEN};
+use super::{Timeline, WaitError, flush::MAX_FROZEN};
 
 /// A safekeeper that says nothing for this long is left; an idle one says something every 10 s.
 const SILENCE_LIMIT: Duration = Duration::from_secs(25);
@@ -34,6 +34,8 @@ const MAX_CHUNK_BYTES: usize = 1 << 20;
 const BACK_OFF_MIN: Duration = Duration::from_millis(100);
 /// Back-off while somebody waits for WAL.
 const BACK_OFF_AWAITED: Duration = Duration::from_millis(200);
+/// The status says after this that a branch waits for its ancestor.
+const ANCESTOR_WAIT: Duration = Duration::from_secs(5);
 const BACK_OFF_MAX: Duration = Duration::from_secs(5);
 
 /// What the ingest of a timeline is doing.
@@ -69,6 +71,13 @@ enum FollowError {
 
 /// Follows the safekeepers until shutdown begins or the WAL cannot be understood.
 pub async fn run(timeline: Arc<Timeline>, safekeepers: Arc<[Address]>, shutdown: Shutdown) {
+    // Ingest reads sizes, which for a branch may be its ancestors'.
+    while let Err(error) = timeline.wait_for_ancestors(ANCESTOR_WAIT, &shutdown).await {
+        if matches!(error, WaitError::ShuttingDown) {
+            return;
+        }
+        timeline.ingest.lock().error = Some(format!("waiting for the timeline that it branched from: {error}"));
+    }
     let mut back_off = BACK_OFF_MIN;
     let mut next = random_below(safekeepers.len());
     loop {

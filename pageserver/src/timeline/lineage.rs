@@ -1,0 +1,76 @@
+//! The layers of a timeline and of those it branched from, one behind the other.
+//!
+//! A branch at LSN B holds what its own WAL, from B on, did. Where its layers are used up without an image, a tombstone or a complete layer,
+//! a reader goes on in the ancestor, at B or at its own LSN if that is lower. Each ancestor's snapshot is pinned when its turn comes: what
+//! is at or below B is in it once the ancestor has ingested B, and no rewrite takes it out while the branch exists. An ancestor that is
+//! still behind (it was restarted, and ingests again what it had not written yet) is an error that passes by itself, never a hole.
+
+use std::sync::Arc;
+
+use bytes::Bytes;
+use ogel_ids::Lsn;
+
+use super::{Ancestor, ReadError};
+use crate::{
+    keyspace::Key,
+    layer::{
+        Io,
+        map::LayerMap,
+        reconstruct::{Reconstruction, Scan},
+    },
+};
+
+impl Ancestor {
+    fn pin_layers(&self, at: Lsn) -> Result<Arc<LayerMap>, ReadError> {
+        let reached = self.timeline.last_record_lsn(); // before the snapshot, which then holds everything up to it
+        if reached < at {
+            return Err(ReadError::AncestorBehind { ancestor: self.timeline.id, needed: at, reached });
+        }
+        Ok(self.timeline.pin_layers())
+    }
+}
+
+/// A pinned snapshot of a timeline's layers, and where they go on.
+#[derive(Clone, Copy)]
+pub(super) struct Lineage<'a> {
+    own: &'a LayerMap,
+    ancestor: Option<&'a Ancestor>,
+}
+
+impl<'a> Lineage<'a> {
+    pub fn new(own: &'a LayerMap, ancestor: Option<&'a Ancestor>) -> Self {
+        Self { own, ancestor }
+    }
+
+    /// Collects the versions of `key` up to `at`, from the newest layer to the oldest, until there are enough.
+    pub fn visit(&self, key: &Key, at: Lsn, reconstruction: &mut Reconstruction<'_>, io: Io) -> Result<(), ReadError> {
+        self.own.visit(key, at, reconstruction, io)?;
+        let (mut at, mut next) = (at, self.ancestor);
+        while let Some(ancestor) = next.filter(|_| !reconstruction.is_done()) {
+            at = at.min(ancestor.lsn);
+            ancestor.pin_layers(at)?.visit(key, at, reconstruction, io)?;
+            next = ancestor.timeline.ancestor.as_ref();
+        }
+        Ok(())
+    }
+
+    /// Collects the newest versions of a range of keys.
+    pub fn scan(&self, scan: &mut Scan, io: Io) -> Result<(), ReadError> {
+        self.own.scan(scan, io)?;
+        let mut next = self.ancestor;
+        while let Some(ancestor) = next.filter(|_| !scan.is_settled()) {
+            scan.at = scan.at.min(ancestor.lsn);
+            ancestor.pin_layers(scan.at)?.scan(scan, io)?;
+            next = ancestor.timeline.ancestor.as_ref();
+        }
+        Ok(())
+    }
+
+    /// The newest version of a key that holds images only, and its LSN.
+    pub fn newest_image(&self, key: &Key, at: Lsn, io: Io) -> Result<Option<(Lsn, Bytes)>, ReadError> {
+        let unknown = |_| None;
+        let mut reconstruction = Reconstruction::new(&unknown);
+        self.visit(key, at, &mut reconstruction, io)?;
+        Ok(reconstruction.newest().zip(reconstruction.base))
+    }
+}
