@@ -33,8 +33,6 @@ pub enum KeyKind {
     Origin = 0x09,
     /// 16-byte hash of a path → auxiliary file.
     AuxFile = 0x0a,
-    /// high and low half of a commit time (sign bit flipped) → start of the commit record u64; the version's LSN is its end.
-    CommitTime = 0x0b,
 }
 
 /// One key: kind u8, three u32, u8, u32, all big-endian.
@@ -99,12 +97,6 @@ impl Key {
     /// A replication origin's progress.
     pub const fn origin(origin: u16) -> Key {
         Key::new(KeyKind::Origin, origin as u32, 0, 0, 0, 0)
-    }
-
-    /// Commits at a time (microseconds since 2000-01-01 UTC).
-    pub const fn commit_time(at_us: i64) -> Key {
-        let ordered = at_us as u64 ^ 1 << 63;
-        Key::new(KeyKind::CommitTime, (ordered >> 32) as u32, ordered as u32, 0, 0, 0)
     }
 
     /// Takes stored bytes as they are; an unknown kind is seen when the key is looked at.
@@ -218,8 +210,6 @@ mod tests {
             Key::slru_page(SlruKind::CommitTs, 0),
             Key::two_phase(3),
             Key::two_phase(1 << 32),
-            Key::commit_time(-5),
-            Key::commit_time(5),
         ];
         assert!(ordered.is_sorted());
     }

@@ -65,6 +65,7 @@ impl Template {
         let state = RunningState {
             prev_record_lsn: checkpoint_lsn,
             clean_shutdown: true,
+            newest_commit: None,
             checkpoint: CheckpointState::from_control_file(&control),
         };
         let mut values = archive.values;

@@ -15,6 +15,7 @@ use wal_decoder::{
 
 use super::{ReadError, Timeline};
 use crate::{
+    branch::Timestamp,
     keyspace::{Key, KeyRange},
     layer::{Io, VersionKind, memory::WriteBatch},
 };
@@ -36,31 +37,40 @@ pub struct EffectWriter<'a> {
     timeline: &'a Timeline,
     batch: &'a mut WriteBatch,
     sizes: &'a mut SizeCache,
-    /// The current record: where it starts, where it ends, where the one before it ended.
-    start: Lsn,
+    /// End of the current record, and of the one before it.
     lsn: Lsn,
     previous: Lsn,
     grown_bytes: i64,
+    news: News,
     error: Option<ReadError>,
+}
+
+/// What the current record tells clients and the commit index.
+#[derive(Debug, Default, Clone, Copy)]
+pub(super) struct News {
+    /// When its transaction committed.
+    pub committed_at: Option<Timestamp>,
+    /// Somebody may have been told that what it did will last: the state behind it is kept, so that a branch can begin there.
+    pub acknowledged: bool,
 }
 
 impl<'a> EffectWriter<'a> {
     pub(super) fn new(timeline: &'a Timeline, batch: &'a mut WriteBatch, sizes: &'a mut SizeCache) -> Self {
-        let (start, lsn, previous) = (Lsn::INVALID, Lsn::INVALID, timeline.last_record_lsn());
-        Self { timeline, batch, sizes, start, lsn, previous, grown_bytes: 0, error: None }
+        let (lsn, previous) = (Lsn::INVALID, timeline.last_record_lsn());
+        Self { timeline, batch, sizes, lsn, previous, grown_bytes: 0, news: News::default(), error: None }
     }
 
     /// The effects of this record follow.
-    pub(super) fn begin_record(&mut self, start: Lsn, end: Lsn) {
+    pub(super) fn begin_record(&mut self, end: Lsn) {
         if self.lsn.is_valid() {
             self.previous = self.lsn;
         }
-        (self.start, self.lsn) = (start, end);
+        (self.lsn, self.news) = (end, News::default());
     }
 
     /// The effects of the record were all given. An error leaves the timeline's ingest unable to go on.
-    pub(super) fn end_record(&mut self) -> Result<(), ReadError> {
-        self.error.take().map_or(Ok(()), Err)
+    pub(super) fn end_record(&mut self) -> Result<News, ReadError> {
+        self.error.take().map_or(Ok(self.news), Err)
     }
 
     /// Adds something beside the record's effects.
@@ -255,13 +265,21 @@ impl<'a> EffectWriter<'a> {
                 let present: HashSet<u32> = self.slru_segments(kind)?.into_iter().collect();
                 self.drop_segments(kind, slru::segments_between(kind, first, end).filter(|s| present.contains(s)));
             }
-            Effect::TwoPhasePut { xid, data } => self.put_image(Key::two_phase(xid), data),
-            Effect::TwoPhaseRemove { xid } => self.batch.erase(KeyRange::single(Key::two_phase(xid)), self.lsn),
+            Effect::TwoPhasePut { xid, data } => {
+                self.news.acknowledged = true;
+                self.put_image(Key::two_phase(xid), data);
+            }
+            Effect::TwoPhaseRemove { xid } => {
+                self.news.acknowledged = true;
+                self.batch.erase(KeyRange::single(Key::two_phase(xid)), self.lsn);
+            }
             Effect::OriginSet { origin, remote_lsn } => {
                 self.put_image(Key::origin(origin), &remote_lsn.0.to_be_bytes());
             }
             Effect::OriginDrop { origin } => self.batch.erase(KeyRange::single(Key::origin(origin)), self.lsn),
-            Effect::CommitTime { at_us } => self.put_image(Key::commit_time(at_us), &self.start.0.to_be_bytes()),
+            Effect::CommitTime { at_us } => {
+                self.news = News { committed_at: Some(Timestamp(at_us)), acknowledged: true };
+            }
         }
         Ok(())
     }

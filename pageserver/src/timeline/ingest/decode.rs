@@ -14,6 +14,7 @@ use wal_decoder::{
 };
 
 use crate::{
+    branch::Timestamp,
     keyspace::Key,
     layer::memory::WriteBatch,
     timeline::{EffectWriter, Head, ReadError, Timeline, effects::SizeCache, state::RunningState},
@@ -69,6 +70,7 @@ pub struct Decoder {
     batch: WriteBatch,
     sizes: SizeCache,
     fed_until: Lsn,
+    newest_commit: Option<Timestamp>,
     last_record_at: Instant,
 }
 
@@ -85,6 +87,7 @@ impl Decoder {
             batch: WriteBatch::default(),
             sizes: SizeCache::default(),
             fed_until: start,
+            newest_commit: state.newest_commit,
             last_record_at: Instant::now(),
         })
     }
@@ -125,7 +128,7 @@ impl Decoder {
                     break;
                 }
             };
-            match ingest_record(&mut self.interpreter, &mut writer, &record) {
+            match ingest_record(&mut self.interpreter, &mut self.newest_commit, &mut writer, &record) {
                 Ok(state) => head = Some(Head { lsn: record.end, state }),
                 Err(error) => outcome = Err(error),
             }
@@ -146,15 +149,22 @@ impl Decoder {
 
 fn ingest_record(
     interpreter: &mut Interpreter,
+    newest_commit: &mut Option<Timestamp>,
     writer: &mut EffectWriter<'_>,
     record: &Record,
 ) -> Result<RunningState, IngestError> {
-    writer.begin_record(record.start, record.end);
+    writer.begin_record(record.end);
     interpreter.interpret(record, writer).map_err(|error| IngestError::Record { lsn: record.start, error })?;
-    writer.end_record().map_err(|error| IngestError::Read { lsn: record.start, error })?;
+    let news = writer.end_record().map_err(|error| IngestError::Read { lsn: record.start, error })?;
+    *newest_commit = news.committed_at.max(*newest_commit);
     let clean_shutdown = record.rmid() == rmgr::XLOG && record.info() & 0xf0 == rmgr::xlog::CHECKPOINT_SHUTDOWN;
-    let state = RunningState { prev_record_lsn: record.start, clean_shutdown, checkpoint: interpreter.state.clone() };
-    if clean_shutdown {
+    let state = RunningState {
+        prev_record_lsn: record.start,
+        clean_shutdown,
+        newest_commit: *newest_commit,
+        checkpoint: interpreter.state.clone(),
+    };
+    if clean_shutdown || news.acknowledged {
         writer.put_image(Key::checkpoint(), &state.encode());
     }
     Ok(state)
