@@ -12,6 +12,7 @@ pub mod config;
 pub mod http;
 pub mod keyspace;
 pub mod layer;
+pub mod manifest;
 pub mod metrics;
 pub mod page_service;
 pub mod pageserver;

@@ -2,6 +2,7 @@
 
 use std::fmt;
 
+use serde::{Deserialize, Deserializer, Serialize, Serializer, de};
 use wal_decoder::key::{Fork, Rel, RelFork, SlruKind};
 
 /// Bytes of a key.
@@ -179,6 +180,24 @@ impl Key {
 impl fmt::Display for Key {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         self.0.iter().try_for_each(|byte| write!(f, "{byte:02x}"))
+    }
+}
+
+/// As text, 36 hexadecimal digits.
+impl Serialize for Key {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        serializer.collect_str(self)
+    }
+}
+
+impl<'de> Deserialize<'de> for Key {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        let text = String::deserialize(deserializer)?;
+        let digit = |byte: u8| char::from(byte).to_digit(16).map(|digit| digit as u8);
+        let byte = |pair: &[u8]| Some(digit(pair[0])? << 4 | digit(pair[1])?);
+        let bytes: Option<Vec<u8>> = text.as_bytes().chunks(2).filter(|pair| pair.len() == 2).map(byte).collect();
+        let bytes = bytes.filter(|_| text.len() == 2 * KEY_SIZE).and_then(|bytes| bytes.try_into().ok());
+        bytes.map(Key).ok_or_else(|| de::Error::custom("a key has 36 hexadecimal digits"))
     }
 }
 

@@ -5,7 +5,7 @@ use wal_decoder::key::{Fork, Rel, RelFork, SlruKind};
 use super::Key;
 
 /// Keys from `start` up to but not including `end`.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, serde::Serialize, serde::Deserialize)]
 pub struct KeyRange {
     /// First key in the range.
     pub start: Key,

@@ -5,6 +5,7 @@
 //!
 //! - [`memory`]: the open layer, appended to by ingest, and frozen ones that wait to be written.
 //! - [`file`]: the immutable files that they become; delta layers and image layers share one format (`docs/formats.md`).
+//! - [`desc`]: what is known about a file without opening it. [`partitions`]: which files serve which keys. Pure.
 //! - [`map`]: which layers there are, and in which order a reader visits them. Pure.
 //! - [`reconstruct`]: what a reader has collected so far and whether that is enough. Pure.
 //! - [`tombstone`]: ranges of keys whose older versions are gone. Pure.
@@ -12,16 +13,18 @@
 //! A tombstone at LSN T hides versions below T. Within the record that ends at T, order counts: what it put before the tombstone is
 //! taken out when the tombstone is put (see [`memory::WriteBatch`]), what it puts afterwards stays.
 
+pub mod desc;
 pub mod file;
 pub mod map;
 pub mod memory;
+pub mod partitions;
 pub mod reconstruct;
 pub mod tombstone;
 
 use ogel_ids::Lsn;
 
 /// WAL positions from `start` up to but not including `end`; holds versions with LSNs in `(start, end]`.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
 pub struct LsnRange {
     /// Where the WAL begins that made the layer.
     pub start: Lsn,
