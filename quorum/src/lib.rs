@@ -32,8 +32,8 @@ pub mod proposer;
 pub mod wire;
 
 pub use acceptor::{
-    Acceptor, AcceptorAction, AcceptorEvent, AcceptorState, AdoptError, ConnectionId, FetchId, Join, JoinError,
-    PeerStatus, RestoreError, TimelineIdentity, Token,
+    Acceptor, AcceptorAction, AcceptorEvent, AcceptorState, AdoptError, ArchivedTail, ConnectionId, FetchId, Join,
+    JoinError, PeerStatus, RestoreError, TimelineIdentity, Token,
 };
 pub use history::{HistoryEntry, HistoryError, MAX_HISTORY_ENTRIES, TermHistory};
 pub use membership::{MAX_MEMBERS, Member, Membership, MembershipError};

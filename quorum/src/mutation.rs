@@ -16,6 +16,8 @@ pub enum Mutation {
     SelfAdvanceUnchecked,
     /// H8: no empty appends, neither heartbeats nor commit news.
     NoBroadcast,
+    /// H5: local WAL is dropped although not all of it is known to be committed.
+    DropAboveCommit,
     /// H4: a node that lost its store votes and counts.
     AmnesiacVotes,
 }

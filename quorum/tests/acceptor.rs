@@ -39,16 +39,20 @@ fn state(term: u64, entries: &[(u64, u64)], commit: u64) -> AcceptorState {
 fn acceptor(term: u64, entries: &[(u64, u64)], flush: u64, commit: u64) -> Acceptor {
     let mut acceptor = Acceptor::restore(member(1), state(term, entries, commit), Lsn(flush)).expect("sound");
     for connection in [ONE, TWO] {
-        let greeting = ProposerGreeting {
-            tenant: TenantId::from_bytes([1; 16]),
-            timeline: TimelineId::from_bytes([2; 16]),
-            system_identifier: 0,
-            pg_major_version: 17,
-            wal_segment_size_bytes: 0,
-        };
-        say(&mut acceptor, connection, ProposerMessage::Greeting(greeting));
+        greet(&mut acceptor, connection);
     }
     acceptor
+}
+
+fn greet(acceptor: &mut Acceptor, connection: ConnectionId) {
+    let greeting = ProposerGreeting {
+        tenant: TenantId::from_bytes([1; 16]),
+        timeline: TimelineId::from_bytes([2; 16]),
+        system_identifier: 0,
+        pg_major_version: 17,
+        wal_segment_size_bytes: 0,
+    };
+    say(acceptor, connection, ProposerMessage::Greeting(greeting));
 }
 
 fn say(acceptor: &mut Acceptor, connection: ConnectionId, message: ProposerMessage) -> Vec<AcceptorAction> {
@@ -126,6 +130,8 @@ fn peer(n: u8, term: u64, entries: &[(u64, u64)], flush: u64, commit: u64) -> Ac
         history: history(entries),
         flush_lsn: Lsn(flush),
         commit_lsn: Lsn(commit),
+        backup_lsn: Lsn(0),
+        remote_consistent_lsn: Lsn(0),
     })
 }
 
@@ -340,4 +346,34 @@ fn a_node_that_lost_its_store_neither_votes_nor_counts() {
 fn missing_committed_wal_stops_the_timeline() {
     let error = Acceptor::restore(member(1), state(2, &[(0, 1000)], 1200), Lsn(1100)).err();
     assert_eq!(error, Some(RestoreError::Damaged { flush_lsn: Lsn(1100), commit_lsn: Lsn(1200) }));
+}
+
+/// H5: what a quorum may have acknowledged stays, even if everything that this node knows to be committed is in the object store.
+#[test]
+fn local_wal_is_dropped_only_when_the_archived_tail_is_all_of_it() {
+    let tail = |term, end| ArchivedTail { term: Term(term), end: Lsn(end), crc32c: 0 };
+    let resting = |commit| {
+        let state = state(1, &[(0, 1000), (1, 1000)], commit);
+        Acceptor::restore(member(1), state, Lsn(1100)).expect("sound")
+    };
+    let mut behind = resting(1050);
+    behind.handle(AcceptorEvent::Checkpoint); // whatever is said after a start
+    assert_eq!(behind.handle(AcceptorEvent::TailArchived(tail(1, 1050))), []);
+    assert_eq!(behind.handle(AcceptorEvent::TailArchived(tail(1, 1100))), [], "not known to be committed");
+    let mut idle = resting(1100);
+    idle.handle(AcceptorEvent::Checkpoint);
+    assert_eq!(idle.handle(AcceptorEvent::TailArchived(tail(0, 1100))), [], "another term's object");
+    let actions = idle.handle(AcceptorEvent::TailArchived(tail(1, 1100)));
+    let [AcceptorAction::PersistState { state, .. }, AcceptorAction::DropWal(_)] = &actions[..] else {
+        panic!("{actions:?}")
+    };
+    assert_eq!(state.archived_tail, Some(tail(1, 1100)), "a restart knows where the WAL is");
+    idle.handle(AcceptorEvent::StatePersisted { version: 1 });
+    greet(&mut idle, ONE);
+    // What comes next brings it back first, and says so in the write that installs the new term.
+    let actions = elect(&mut idle, 2, 1100, &[(0, 1000), (1, 1000), (2, 1100)]);
+    assert!(actions.iter().any(|action| matches!(action, AcceptorAction::TruncateZero { .. })), "{actions:?}");
+    let actions = idle.handle(AcceptorEvent::TailZeroed { token: token(2, 1) });
+    let [AcceptorAction::PersistState { state, .. }] = &actions[..] else { panic!("{actions:?}") };
+    assert_eq!(state.archived_tail, None);
 }

@@ -89,7 +89,7 @@ impl Metrics {
             }
             DiskWork::Flush { .. } => &self.wal_flush_seconds,
             DiskWork::Persist { .. } => &self.control_file_seconds,
-            DiskWork::Cut { .. } | DiskWork::Rest => return,
+            DiskWork::Cut { .. } | DiskWork::Drop { .. } | DiskWork::Rest => return,
         };
         histogram.observe(time.as_secs_f64());
     }

@@ -68,7 +68,7 @@ async fn hostile_bytes_change_nothing() {
         }
         let tag = b"gveaxs"[random.next(6) as usize];
         hostile.send_raw(&[&[tag][..], &bytes].concat()).await;
-        for command in ["PEER_STATUS 1", "START_REPLICATION PHYSICAL 0/1000000"] {
+        for command in ["PEER_STATUS 2", "START_REPLICATION PHYSICAL 0/1000000"] {
             let client = ogel_pgwire::Client::connect(&node.options(timeline(1))).await.unwrap();
             let (_reader, mut writer) = client.copy_both(command).await.unwrap();
             let tag = b"sprhx"[random.next(5) as usize];

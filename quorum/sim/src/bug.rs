@@ -17,6 +17,10 @@ pub enum Bug {
     AmnesiacVotes,
     /// H5: acceptors count what peers of other logs have flushed.
     SelfAdvanceUnchecked,
+    /// H5: local WAL is dropped although not all of it is known to be committed.
+    DropAboveCommit,
+    /// H5: local WAL is dropped without a look at what the object store has.
+    DropUncompared,
     /// H6: rot in acknowledged WAL is taken for a torn tail.
     RotAsTorn,
     /// H4: a new store joins before all the others know that it is a member.
@@ -27,7 +31,7 @@ pub enum Bug {
 
 impl Bug {
     /// All of them.
-    pub const ALL: [Bug; 10] = [
+    pub const ALL: [Bug; 12] = [
         Bug::SameCandidate,
         Bug::NoZeroing,
         Bug::CountAnyLogTerm,
@@ -35,6 +39,8 @@ impl Bug {
         Bug::StaleCompletion,
         Bug::AmnesiacVotes,
         Bug::SelfAdvanceUnchecked,
+        Bug::DropAboveCommit,
+        Bug::DropUncompared,
         Bug::RotAsTorn,
         Bug::JoinEarly,
         Bug::NoBroadcast,
@@ -42,7 +48,7 @@ impl Bug {
 
     /// Whether the rule lies in the core, and its removal in the feature `mutations`.
     pub fn is_in_core(self) -> bool {
-        !matches!(self, Bug::SameCandidate | Bug::RotAsTorn | Bug::JoinEarly)
+        !matches!(self, Bug::SameCandidate | Bug::DropUncompared | Bug::RotAsTorn | Bug::JoinEarly)
     }
 
     /// The rule to remove in the core, if it is there.
@@ -50,13 +56,14 @@ impl Bug {
     pub fn in_core(self) -> Option<quorum::Mutation> {
         use quorum::Mutation;
         Some(match self {
-            Bug::SameCandidate | Bug::RotAsTorn | Bug::JoinEarly => return None,
+            Bug::SameCandidate | Bug::DropUncompared | Bug::RotAsTorn | Bug::JoinEarly => return None,
             Bug::NoZeroing => Mutation::NoZeroing,
             Bug::CountAnyLogTerm => Mutation::CountAnyLogTerm,
             Bug::PeerCommitUnchecked => Mutation::PeerCommitUnchecked,
             Bug::StaleCompletion => Mutation::StaleCompletion,
             Bug::AmnesiacVotes => Mutation::AmnesiacVotes,
             Bug::SelfAdvanceUnchecked => Mutation::SelfAdvanceUnchecked,
+            Bug::DropAboveCommit => Mutation::DropAboveCommit,
             Bug::NoBroadcast => Mutation::NoBroadcast,
         })
     }

@@ -19,6 +19,8 @@ pub enum Op {
     Flush { token: Token },
     /// Zeros to the end, and sync.
     Zero { token: Token, at: Lsn },
+    /// Removes the WAL. What is read from now on is what the object store has, whatever that is.
+    Drop { end: Lsn, object: Vec<u8> },
     /// Control file.
     Persist { version: u64, state: Box<AcceptorState> },
 }
@@ -74,7 +76,7 @@ impl Disk {
                 let zeros = vec![0; self.view.len().saturating_sub(offset(*at))];
                 self.write(*at, &zeros);
             }
-            Op::Flush { .. } | Op::Persist { .. } => {}
+            Op::Flush { .. } | Op::Drop { .. } | Op::Persist { .. } => {}
         }
         self.running = Some(Running { op, writes_before: self.unsynced.len() });
         true
@@ -102,9 +104,17 @@ impl Disk {
                     put(&mut self.durable, at, &bytes);
                 }
             }
+            Op::Drop { end, object } => self.replace(*end, object.clone()),
             Op::Persist { state, .. } => self.control = (**state).clone(),
         }
         Some(running.op)
+    }
+
+    /// Has the object store's WAL instead of its own, up to `end`.
+    pub fn replace(&mut self, end: Lsn, object: Vec<u8>) {
+        self.unsynced.clear();
+        self.view.clone_from(&object);
+        (self.durable, self.acked, self.acked_written) = (object, end, end);
     }
 
     /// Notes that WAL up to `end` was acknowledged; durable with the next operation that ends.

@@ -9,10 +9,12 @@
 //! | `world.rs` | the clock, and what happens when |
 //! | `world/node_shell.rs`, `world/compute_shell.rs` | carrying out the cores' actions |
 //! | `world/faults.rs` | what goes wrong, and the calm in which progress is demanded |
-//! | `disk.rs`, `network.rs`, `toy_wal.rs` | what the shells stand on |
+//! | `world/idle.rs` | nodes that nobody talks to, and drop their WAL |
+//! | `archive.rs`, `disk.rs`, `network.rs`, `toy_wal.rs` | what the shells stand on |
 //! | `invariants/` | what must hold |
 //! | `trace.rs` | what a run says |
 
+mod archive;
 mod bug;
 mod compute;
 mod disk;

@@ -4,6 +4,7 @@ use ogel_ids::{Generation, Lsn, NodeId, StoreUuid, TenantId, TimelineId};
 use quorum::{Acceptor, AcceptorState, Join, Member, Membership, TimelineIdentity};
 
 use crate::{
+    archive::Archive,
     disk::Disk,
     rng::Rng,
     toy_wal::{Place, TIMELINE_START, scan},
@@ -76,9 +77,16 @@ impl Safekeeper {
 
     /// Starts the process: scans the WAL from the persisted commit_lsn. WAL that does not decode below the noted end was
     /// acknowledged and is rotten: the node must not vote, and stays down (H6).
-    pub fn start(&mut self, rot_is_torn: bool) -> Result<(), String> {
+    pub fn start(&mut self, archive: &Archive, rot_is_torn: bool) -> Result<(), String> {
         let control = self.disk.control.clone();
+        if let Some(tail) = control.archived_tail {
+            // A crash may have come before the WAL was removed, or after it was brought back: then nothing was added yet.
+            self.disk.replace(tail.end, archive.get(tail).to_vec());
+        }
         self.decoder = scan(&self.disk.durable, Place::at(control.commit_lsn), Lsn::MAX);
+        if let Some(tail) = control.archived_tail {
+            self.decoder = Place::at(tail.end);
+        }
         if self.decoder.end < self.disk.acked && !rot_is_torn {
             if !self.rotten {
                 return Err(format!("node {} takes a torn tail or a cut for rot", self.id()));

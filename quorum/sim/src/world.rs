@@ -2,6 +2,7 @@
 
 mod compute_shell;
 mod faults;
+mod idle;
 mod node_shell;
 mod replacement;
 
@@ -9,10 +10,11 @@ use std::collections::BTreeMap;
 
 use bytes::Bytes;
 use ogel_ids::{Lsn, Term};
-use quorum::{ConnectionId, FetchId, Membership, PeerStatus, Token};
+use quorum::{ArchivedTail, ConnectionId, FetchId, Membership, PeerStatus, Token};
 use replacement::Replacement;
 
 use crate::{
+    archive::Archive,
     bug::Bug,
     compute::Compute,
     invariants::{Observed, Verdict, Violation},
@@ -44,6 +46,7 @@ enum Due {
     ServeFetch(FetchRequest),
     FetchedWal { request: FetchRequest, wal: Vec<u8> },
     FetchFailed(FetchRequest),
+    TailRead { node: usize, life: u64, tail: ArchivedTail },
     Replace,
     Fault,
     Heal,
@@ -93,6 +96,8 @@ pub struct Happened {
     pub rots: u64,
     /// Lost stores that were replaced.
     pub replacements: u64,
+    /// Idle nodes that dropped their WAL.
+    pub drops: u64,
     /// WAL pieces fetched from peers.
     pub fetches: u64,
     /// Bytes committed.
@@ -135,6 +140,7 @@ impl Tally {
             crashes: a.crashes + b.crashes,
             rots: a.rots + b.rots,
             replacements: a.replacements + b.replacements,
+            drops: a.drops + b.drops,
             fetches: a.fetches + b.fetches,
             committed_bytes: a.committed_bytes + b.committed_bytes,
         };
@@ -154,6 +160,7 @@ pub struct World {
     nodes: Vec<Safekeeper>,
     computes: Vec<Compute>,
     network: Network,
+    archive: Archive,
     /// The newest that is complete.
     membership: Membership,
     replacement: Option<Replacement>,
@@ -183,6 +190,7 @@ impl World {
             nodes: (0..NODES).map(Safekeeper::new).collect(),
             computes: (0..COMPUTES).map(|_| Compute::new()).collect(),
             network: Network::new(),
+            archive: Archive::default(),
             membership: first_membership(),
             replacement: None,
             observed: Observed::default(),
@@ -233,6 +241,7 @@ impl World {
             Due::ServeFetch(request) => self.serve_fetch(request),
             Due::FetchedWal { request, wal } => self.deliver_fetched(request, wal),
             Due::FetchFailed(request) => self.fail_fetch(request),
+            Due::TailRead { node, life, tail } => self.tail_read(node, life, tail),
             Due::Replace => self.go_on_replacing(),
             Due::Fault => self.fault(),
             Due::Heal => self.network.heal(),

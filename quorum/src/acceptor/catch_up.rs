@@ -30,6 +30,7 @@ impl Acceptor {
         if self.mutations.has(Mutation::PeerCommitUnchecked) || status.last_log_term() == self.last_log_term() {
             self.raise_commit(status.commit_lsn);
         }
+        self.note_copies(status.backup_lsn, status.remote_consistent_lsn);
         self.peers.insert(status.member.node_id, status);
         self.advance_commit();
         self.plan_catch_up();
@@ -47,6 +48,7 @@ impl Acceptor {
         let commit_lsn = committed.min(self.log.flush_lsn());
         if commit_lsn > self.state.commit_lsn {
             self.state.commit_lsn = commit_lsn;
+            self.note_copies(Lsn::INVALID, Lsn::INVALID);
             self.out.push(AcceptorAction::CommitAdvanced { commit_lsn });
         }
     }

@@ -97,6 +97,7 @@ impl Acceptor {
     fn persist_install(&mut self) {
         let Some(install) = &mut self.install else { return };
         self.log.zeroed();
+        self.state.archived_tail = None; // the cut has brought it back
         self.state.history.clone_from(&install.history);
         let mut version = self.promises.version_of(&self.state);
         if version > self.promises.durable_version() {

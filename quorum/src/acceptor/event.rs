@@ -3,7 +3,7 @@
 use bytes::Bytes;
 use ogel_ids::{Generation, Lsn, NodeId, Term};
 
-use super::AcceptorState;
+use super::{AcceptorState, ArchivedTail};
 use crate::{AcceptorMessage, Member, PageserverFeedback, ProposerMessage, TermHistory};
 
 /// One connection of a proposer, numbered by the shell; a number is never used twice in a process.
@@ -89,6 +89,9 @@ pub enum AcceptorEvent {
         /// First position that is not.
         backup_lsn: Lsn,
     },
+    /// The object of this tail was read back, and is what this node has on disk from the start of the tail's segment to its end
+    /// (H5). Local WAL may go if the log is still the same.
+    TailArchived(ArchivedTail),
     /// Persist what is otherwise only persisted along with something else (commit_lsn, backup_lsn, remote_consistent_lsn). The
     /// shell sends it now and then, when a segment is finished, and before it lets a timeline go idle.
     Checkpoint,
@@ -109,6 +112,10 @@ pub struct PeerStatus {
     pub flush_lsn: Lsn,
     /// What it knows to be committed.
     pub commit_lsn: Lsn,
+    /// What it knows to be in the object store; ≤ commit_lsn.
+    pub backup_lsn: Lsn,
+    /// What it knows the pageserver to have in the object store; ≤ commit_lsn.
+    pub remote_consistent_lsn: Lsn,
 }
 
 impl PeerStatus {
@@ -139,12 +146,16 @@ pub enum AcceptorAction {
     },
     /// Cut the log: write zeros from `at` to the end of all that was ever written behind it (in later segments too, which may
     /// instead be removed or replaced by zeroed ones), fdatasync, restart the stream decoder at `at`, report `TailZeroed`.
+    /// After a `DropWal`, and after a restart with an archived tail, the tail is brought back first.
     TruncateZero {
         /// To be reported back.
         token: Token,
         /// New end of the log.
         at: Lsn,
     },
+    /// Remove all WAL: it is in the object store, which the control file that was written before this says. A crash in between is
+    /// made good at the restart.
+    DropWal(ArchivedTail),
     /// Write the control file in one step, sync file and folder, report `StatePersisted`.
     PersistState {
         /// To be reported back; grows.

@@ -92,6 +92,11 @@ impl LogEnd {
         self.cut(self.flush_lsn);
     }
 
+    /// What was on disk is gone; the next WAL needs a cut first, which brings it back.
+    pub(super) fn dropped(&mut self) {
+        *self = Self::after_restart(self.flush_lsn);
+    }
+
     /// The disk holds zeros behind the log.
     pub(super) fn zeroed(&mut self) {
         self.tail_is_zero = true;

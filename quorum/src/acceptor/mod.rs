@@ -10,9 +10,11 @@
 //! | `catch_up.rs` | WAL from peers (H3); when a commit may be believed (H3, H5) |
 //! | `log_end.rs` | taken, written, whole and durable positions |
 //! | `replacement.rs` | a new membership generation, and what its new member must have first (H4) |
+//! | `archive.rs` | what is safe elsewhere, and when local WAL may go (H5) |
 //! | `promise.rs` | which version of the control file is durable |
 
 mod append;
+mod archive;
 mod catch_up;
 mod election;
 mod event;
@@ -30,7 +32,7 @@ use log_end::LogEnd;
 use ogel_ids::{Generation, Lsn, NodeId, Term};
 use promise::Promises;
 pub use replacement::{AdoptError, Join, JoinError};
-pub use state::{AcceptorState, TimelineIdentity};
+pub use state::{AcceptorState, ArchivedTail, TimelineIdentity};
 
 use crate::{
     AcceptorGreeting, AcceptorMessage, AppendAnswer, Member, PageserverFeedback, ProposerGreeting, ProposerMessage,
@@ -89,6 +91,8 @@ pub struct Acceptor {
     known_commit: Lsn,
     peer_horizon_lsn: Lsn,
     pageserver: PageserverFeedback,
+    /// backup_lsn and remote_consistent_lsn as somebody has reported them; they may lie beyond what is committed here.
+    known_copies: [Lsn; 2],
     /// Lazily kept fields as last issued: commit, backup, remote consistent.
     lazy_issued: [Lsn; 3],
     announced: Progress,
@@ -108,8 +112,8 @@ struct Active {
     peer_filled_to: Lsn,
 }
 
-/// Generation, term, last log term, flush_lsn and commit_lsn as last told to the peers.
-type Progress = (Generation, Term, Term, Lsn, Lsn);
+/// As last told to the peers: generation, term, last log term; flush, commit, backup and remote consistent LSN.
+type Progress = (Generation, Term, Term, [Lsn; 4]);
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Reply {
@@ -152,8 +156,9 @@ impl Acceptor {
             known_commit: state.commit_lsn,
             peer_horizon_lsn: state.identity.start_lsn,
             pageserver: PageserverFeedback::default(),
+            known_copies: [state.backup_lsn, state.remote_consistent_lsn],
             lazy_issued: [state.commit_lsn, state.backup_lsn, state.remote_consistent_lsn],
-            announced: (Generation(0), Term(0), Term(0), Lsn(0), Lsn(0)),
+            announced: Progress::default(),
             mutations: Mutations::default(),
             stale_flush: None,
             out: Vec::new(),
@@ -184,8 +189,9 @@ impl Acceptor {
             AcceptorEvent::FetchEnded { fetch } => self.on_fetch_ended(fetch),
             AcceptorEvent::PageserverFeedback(feedback) => self.on_pageserver_feedback(feedback),
             AcceptorEvent::BackedUp { backup_lsn } => {
-                self.state.backup_lsn = self.state.backup_lsn.max(backup_lsn.min(self.state.commit_lsn));
+                self.note_copies(backup_lsn, Lsn::INVALID);
             }
+            AcceptorEvent::TailArchived(tail) => self.on_tail_archived(tail),
             AcceptorEvent::Checkpoint => {
                 if self.lazy_fields() != self.lazy_issued {
                     self.persist();
@@ -226,6 +232,8 @@ impl Acceptor {
             history: durable.history.cut_at(self.log.flush_lsn()),
             flush_lsn: self.log.flush_lsn(),
             commit_lsn: self.state.commit_lsn,
+            backup_lsn: self.state.backup_lsn,
+            remote_consistent_lsn: self.state.remote_consistent_lsn,
         }
     }
 
@@ -325,8 +333,7 @@ impl Acceptor {
         let newest = self.pageserver.max(feedback);
         if newest != self.pageserver {
             self.pageserver = newest;
-            let remote = newest.remote_consistent_lsn.min(self.state.commit_lsn);
-            self.state.remote_consistent_lsn = self.state.remote_consistent_lsn.max(remote);
+            self.note_copies(Lsn::INVALID, newest.remote_consistent_lsn);
             self.answer_active();
         }
     }
@@ -433,8 +440,9 @@ impl Acceptor {
 
     fn announce(&mut self) {
         let durable = self.promises.durable();
-        let progress =
-            (durable.generation, durable.term, self.last_log_term(), self.log.flush_lsn(), self.state.commit_lsn);
+        let [commit_lsn, backup_lsn, remote_consistent_lsn] = self.lazy_fields();
+        let lsns = [self.log.flush_lsn(), commit_lsn, backup_lsn, remote_consistent_lsn];
+        let progress = (durable.generation, durable.term, self.last_log_term(), lsns);
         if progress != self.announced {
             self.announced = progress;
             self.out.push(AcceptorAction::StatusChanged);

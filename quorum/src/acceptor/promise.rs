@@ -2,9 +2,9 @@
 
 use std::collections::VecDeque;
 
-use ogel_ids::{CandidateId, Generation, Term};
+use ogel_ids::{CandidateId, Generation, Lsn, Term};
 
-use super::AcceptorState;
+use super::{AcceptorState, ArchivedTail};
 use crate::TermHistory;
 
 /// The part of the state that may only be spoken of once it is durable.
@@ -14,6 +14,9 @@ pub(super) struct Promise {
     pub(super) voted_for: Option<CandidateId>,
     pub(super) history: TermHistory,
     pub(super) generation: Generation,
+    pub(super) archived_tail: Option<ArchivedTail>,
+    /// commit_lsn, backup_lsn, remote_consistent_lsn: written along, nobody waits for them.
+    pub(super) lazy: [Lsn; 3],
 }
 
 impl Promise {
@@ -23,6 +26,8 @@ impl Promise {
             voted_for: state.voted_for,
             history: state.history.clone(),
             generation: state.membership.generation(),
+            archived_tail: state.archived_tail,
+            lazy: [state.commit_lsn, state.backup_lsn, state.remote_consistent_lsn],
         }
     }
 }
@@ -63,7 +68,8 @@ impl Promises {
         let issued = newest.term == state.term
             && newest.voted_for == state.voted_for
             && newest.history == state.history
-            && newest.generation == state.membership.generation();
+            && newest.generation == state.membership.generation()
+            && newest.archived_tail == state.archived_tail;
         if issued { self.version } else { self.version + 1 }
     }
 

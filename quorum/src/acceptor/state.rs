@@ -21,10 +21,22 @@ pub struct TimelineIdentity {
     pub start_lsn: Lsn,
 }
 
+/// The end of the log, from the start of its segment on, as an object of the object store. The name is unique for ever: what is
+/// committed up to `end` is the same bytes on every node.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct ArchivedTail {
+    /// Last log term of the node that made the object.
+    pub term: Term,
+    /// End of the object's last record, and of the log.
+    pub end: Lsn,
+    /// CRC-32C of the object: what comes back is compared with it.
+    pub crc32c: u32,
+}
+
 /// The content of the control file, always written as a whole.
 ///
 /// Invariants: `history.last().term ≤ term`; `identity.start_lsn ≤ commit_lsn ≤ flush_lsn` (which the WAL on disk tells);
-/// `backup_lsn` and `remote_consistent_lsn` ≤ commit_lsn.
+/// `backup_lsn` and `remote_consistent_lsn` ≤ commit_lsn; while there is an archived tail, `commit_lsn = flush_lsn = its end`.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct AcceptorState {
     /// Which timeline.
@@ -43,6 +55,8 @@ pub struct AcceptorState {
     pub backup_lsn: Lsn,
     /// WAL below is durably ingested by the pageserver.
     pub remote_consistent_lsn: Lsn,
+    /// There is no WAL here: it is in the object store, this its tail (H5).
+    pub archived_tail: Option<ArchivedTail>,
 }
 
 impl AcceptorState {
@@ -59,6 +73,7 @@ impl AcceptorState {
             commit_lsn: start,
             backup_lsn: start,
             remote_consistent_lsn: start,
+            archived_tail: None,
         }
     }
 }

@@ -71,6 +71,11 @@ impl AckedFile {
         Ok(acked)
     }
 
+    /// Of a timeline whose WAL is in the object store up to `end`: there is no file until it is created.
+    pub fn removed(folder: &Path, end: Lsn) -> Self {
+        Self { path: folder.join(FILE_NAME), file: None, sequence: 0, end }
+    }
+
     /// Reads the newer valid slot.
     pub fn open(folder: &Path) -> Result<Self, AckedFileError> {
         let path = folder.join(FILE_NAME);

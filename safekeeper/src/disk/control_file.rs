@@ -2,13 +2,14 @@
 //!
 //! ```text
 //! 0   4 bytes  magic "OGCF"
-//! 4   u32      version = 1
+//! 4   u32      version = 2
 //! 8   u32      length of the body
 //! 12  body     tenant 16, timeline 16, system identifier u64, PostgreSQL version number u32, WAL segment size u32,
 //!              timeline start u64, term u64, voted u8, candidate 16,
 //!              history: count u32, (term u64, start u64) each,
 //!              membership: generation u32, count u8, (node id u64, store uuid 16) each, joint u8, if 1 a second set,
-//!              commit_lsn u64, backup_lsn u64, remote_consistent_lsn u64
+//!              commit_lsn u64, backup_lsn u64, remote_consistent_lsn u64,
+//!              archived u8, if 1: term u64, end u64, crc32c u32 of the archived tail (since version 2)
 //! end u32      crc32c of everything before
 //! ```
 //! All numbers are big-endian.
@@ -19,15 +20,15 @@ use bytes::{Buf, BufMut};
 use ogel_ids::{CandidateId, Generation, Lsn, NodeId, StoreUuid, TenantId, Term, TimelineId};
 use ogel_service::durable_file;
 use quorum::{
-    AcceptorState, HistoryEntry, HistoryError, MAX_HISTORY_ENTRIES, Member, Membership, MembershipError, TermHistory,
-    acceptor::TimelineIdentity,
+    AcceptorState, ArchivedTail, HistoryEntry, HistoryError, MAX_HISTORY_ENTRIES, Member, Membership, MembershipError,
+    TermHistory, acceptor::TimelineIdentity,
 };
 
 /// Name of the file in a timeline's folder.
 pub const FILE_NAME: &str = "control";
 
 const MAGIC: &[u8; 4] = b"OGCF";
-const VERSION: u32 = 1;
+const VERSION: u32 = 2;
 /// A history of full length needs about 1 MiB.
 const MAX_BYTES: u64 = 2 << 20;
 
@@ -94,6 +95,12 @@ fn encode(state: &AcceptorState) -> Vec<u8> {
     for lsn in [state.commit_lsn, state.backup_lsn, state.remote_consistent_lsn] {
         out.put_u64(lsn.0);
     }
+    out.put_u8(state.archived_tail.is_some().into());
+    if let Some(tail) = state.archived_tail {
+        out.put_u64(tail.term.0);
+        out.put_u64(tail.end.0);
+        out.put_u32(tail.crc32c);
+    }
     let length = out.len() as u32 - 12;
     out[8..12].copy_from_slice(&length.to_be_bytes());
     let crc = crc32c::crc32c(&out);
@@ -120,9 +127,9 @@ fn decode(bytes: &[u8]) -> Result<AcceptorState, ControlFileError> {
     if &fields.array::<4>()? != MAGIC {
         return Err(ControlFileError::Damaged("it does not begin as a control file"));
     }
-    match fields.u32()? {
-        VERSION => {}
-        other => return Err(ControlFileError::Version(other)),
+    let version = fields.u32()?;
+    if !(1..=VERSION).contains(&version) {
+        return Err(ControlFileError::Version(version));
     }
     if fields.u32()? as usize != fields.0.len() {
         return Err(ControlFileError::Damaged("its length is wrong"));
@@ -147,6 +154,7 @@ fn decode(bytes: &[u8]) -> Result<AcceptorState, ControlFileError> {
         commit_lsn: fields.lsn()?,
         backup_lsn: fields.lsn()?,
         remote_consistent_lsn: fields.lsn()?,
+        archived_tail: if version >= 2 { fields.archived_tail()? } else { None },
     };
     if fields.0.has_remaining() {
         return Err(ControlFileError::Damaged("bytes are left over"));
@@ -160,6 +168,9 @@ fn check(state: AcceptorState) -> Result<AcceptorState, ControlFileError> {
     }
     if state.commit_lsn < state.identity.start_lsn || state.commit_lsn.0 >= 1 << 63 {
         return Err(ControlFileError::Damaged("its positions are impossible"));
+    }
+    if state.archived_tail.is_some_and(|tail| tail.end != state.commit_lsn) {
+        return Err(ControlFileError::Damaged("its archived tail does not end where commits do"));
     }
     Ok(state)
 }
@@ -195,6 +206,13 @@ impl Fields<'_, '_> {
             1 => Ok(true),
             _ => Err(ControlFileError::Damaged("a flag is neither 0 nor 1")),
         }
+    }
+
+    fn archived_tail(&mut self) -> Result<Option<ArchivedTail>, ControlFileError> {
+        if !self.flag()? {
+            return Ok(None);
+        }
+        Ok(Some(ArchivedTail { term: Term(self.u64()?), end: self.lsn()?, crc32c: self.u32()? }))
     }
 
     fn history(&mut self) -> Result<TermHistory, ControlFileError> {
@@ -244,6 +262,11 @@ mod tests {
         state
     }
 
+    fn archived() -> AcceptorState {
+        let tail = ArchivedTail { term: Term(4), end: Lsn(0x200_0000), crc32c: 5 };
+        AcceptorState { commit_lsn: tail.end, archived_tail: Some(tail), ..state() }
+    }
+
     #[test]
     fn round_trip() {
         let folder = tempfile::tempdir().unwrap();
@@ -253,7 +276,7 @@ mod tests {
 
     #[test]
     fn every_changed_or_missing_byte_is_noticed() {
-        let good = encode(&state());
+        let good = encode(&archived());
         for at in 0..good.len() {
             let mut bad = good.clone();
             bad[at] ^= 0x10;
@@ -262,21 +285,22 @@ mod tests {
         }
     }
 
-    /// Files of this version must stay readable.
+    /// Files of every version must stay readable.
     #[test]
-    fn version_1_as_first_written() {
-        let bytes = include_bytes!("fixtures/control-v1");
-        assert_eq!(decode(bytes).unwrap(), state());
-        assert_eq!(encode(&state()), bytes, "what is written has changed: raise the version");
+    fn versions_as_first_written() {
+        assert_eq!(decode(include_bytes!("fixtures/control-v1")).unwrap(), state());
+        let bytes = include_bytes!("fixtures/control-v2");
+        assert_eq!(decode(bytes).unwrap(), archived());
+        assert_eq!(encode(&archived()), bytes, "what is written has changed: raise the version");
     }
 
     #[test]
     fn another_version_is_named() {
         let mut bytes = encode(&state());
-        bytes[7] = 2;
+        bytes[7] = 3;
         let end = bytes.len() - 4;
         let crc = crc32c::crc32c(&bytes[..end]);
         bytes[end..].copy_from_slice(&crc.to_be_bytes());
-        assert!(matches!(decode(&bytes), Err(ControlFileError::Version(2))));
+        assert!(matches!(decode(&bytes), Err(ControlFileError::Version(3))));
     }
 }

@@ -69,8 +69,14 @@ pub struct Recovered {
 /// The WAL is fsynced first: what only the page cache still holds after a killed process must not be promised unsynced.
 pub fn recover(path: &Path, sync: bool) -> Result<Recovered, RecoveryError> {
     let state = control_file::read(path)?;
-    let acked = AckedFile::open(path)?;
     let folder = SegmentFolder::new(path.to_owned(), state.identity.wal_segment_size_bytes.into(), sync);
+    if let Some(tail) = state.archived_tail {
+        // A crash came before all was removed, or after it was brought back: then nothing was added yet.
+        folder.remove_all()?;
+        let (acked, decoder) = (AckedFile::removed(path, tail.end), decoder_at(&state, tail.end)?);
+        return Ok(Recovered { state, flush_lsn: tail.end, acked, decoder });
+    }
+    let acked = AckedFile::open(path)?;
     let (flush_lsn, reason) = scan(&folder, &state)?;
     if flush_lsn < acked.end() {
         return Err(RecoveryError::Rot { acked: acked.end(), readable: flush_lsn, reason });

@@ -19,6 +19,8 @@ use std::{
 use ogel_ids::Lsn;
 use ogel_service::durable_file;
 
+use super::acked_file;
+
 /// Bytes written and flushed at a time while a segment is made: the disk's queue stays short for commits.
 const FILL_STEP_BYTES: usize = 1 << 20;
 /// Piece in which a cut segment is searched for bytes that are not zero.
@@ -151,6 +153,19 @@ impl SegmentFolder {
         }
         numbers.sort_unstable();
         Ok(numbers)
+    }
+
+    /// Removes all WAL and the side file of acknowledged ends, whose control file says that they are in the object store.
+    pub fn remove_all(&self) -> io::Result<()> {
+        let _making = self.making.lock().unwrap_or_else(PoisonError::into_inner);
+        for number in self.numbers()?.into_iter().rev() {
+            fs::remove_file(self.segment_path(number))?;
+        }
+        self.forget_ahead(0);
+        match fs::remove_file(self.path.join(acked_file::FILE_NAME)) {
+            Err(error) if error.kind() != io::ErrorKind::NotFound => Err(error),
+            _ => Ok(()),
+        }
     }
 
     /// Reads from `at` up to the end of `into` or of the segment, whichever comes first.

@@ -1,10 +1,10 @@
-//! News of progress on the wire, version 1: simple query `PEER_STATUS 1`, `CopyBothResponse`, then `CopyData` frames.
+//! News of progress on the wire, version 2: simple query `PEER_STATUS 2`, `CopyBothResponse`, then `CopyData` frames.
 //!
 //! ```text
 //! u8  tag "s"
 //! then, up to the end of the frame, any number of
 //!     tenant 16, timeline 16, node id u64, store uuid 16, membership generation u32, term u64, flush_lsn u64,
-//!     commit_lsn u64, history: count u32, (term u64, start u64) each
+//!     commit_lsn u64, backup_lsn u64, remote_consistent_lsn u64, history: count u32, (term u64, start u64) each
 //! ```
 
 use bytes::{Buf, BufMut, Bytes};
@@ -14,7 +14,7 @@ use quorum::{HistoryEntry, HistoryError, MAX_HISTORY_ENTRIES, Member, PeerStatus
 use crate::timeline::TimelineKey;
 
 /// Version of this format.
-pub const VERSION: u32 = 1;
+pub const VERSION: u32 = 2;
 
 /// Bytes that are not news.
 #[derive(Debug, thiserror::Error)]
@@ -40,6 +40,8 @@ pub fn encode(out: &mut Vec<u8>, key: TimelineKey, status: &PeerStatus) {
     out.put_u64(status.term.0);
     out.put_u64(status.flush_lsn.0);
     out.put_u64(status.commit_lsn.0);
+    out.put_u64(status.backup_lsn.0);
+    out.put_u64(status.remote_consistent_lsn.0);
     out.put_u32(status.history.entries().len() as u32);
     for entry in status.history.entries() {
         out.put_u64(entry.term.0);
@@ -61,7 +63,7 @@ pub fn decode(mut frame: Bytes) -> Result<Vec<(TimelineKey, PeerStatus)>, Status
     Ok(statuses)
 }
 
-const FIXED_BYTES: usize = 16 + 16 + 8 + 16 + 4 + 3 * 8 + 4;
+const FIXED_BYTES: usize = 16 + 16 + 8 + 16 + 4 + 5 * 8 + 4;
 
 fn decode_one(frame: &mut Bytes) -> Result<(TimelineKey, PeerStatus), StatusError> {
     if frame.remaining() < FIXED_BYTES {
@@ -78,6 +80,7 @@ fn decode_one(frame: &mut Bytes) -> Result<(TimelineKey, PeerStatus), StatusErro
     let member = Member { node_id, store_uuid: StoreUuid::from_bytes(bytes16(frame)) };
     let generation = Generation(frame.get_u32());
     let (term, flush_lsn, commit_lsn) = (Term(frame.get_u64()), Lsn(frame.get_u64()), Lsn(frame.get_u64()));
+    let (backup_lsn, remote_consistent_lsn) = (Lsn(frame.get_u64()), Lsn(frame.get_u64()));
     let count = frame.get_u32() as usize;
     if count > MAX_HISTORY_ENTRIES || frame.remaining() < 16 * count {
         return Err(StatusError::Truncated);
@@ -85,7 +88,9 @@ fn decode_one(frame: &mut Bytes) -> Result<(TimelineKey, PeerStatus), StatusErro
     let entries =
         (0..count).map(|_| HistoryEntry { term: Term(frame.get_u64()), start: Lsn(frame.get_u64()) }).collect();
     let history = TermHistory::from_entries(entries)?;
-    Ok((TimelineKey { tenant, timeline }, PeerStatus { member, generation, term, history, flush_lsn, commit_lsn }))
+    let status =
+        PeerStatus { member, generation, term, history, flush_lsn, commit_lsn, backup_lsn, remote_consistent_lsn };
+    Ok((TimelineKey { tenant, timeline }, status))
 }
 
 #[cfg(test)]
@@ -102,6 +107,8 @@ mod tests {
             history: TermHistory::new(Term(0), Lsn(7)).continued(Term(6), Lsn(8)).unwrap(),
             flush_lsn: Lsn(9),
             commit_lsn: Lsn(8),
+            backup_lsn: Lsn(7),
+            remote_consistent_lsn: Lsn(6),
         };
         let mut frame = vec![b's'];
         encode(&mut frame, key, &status);

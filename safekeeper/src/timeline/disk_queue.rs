@@ -13,7 +13,7 @@ use std::{
 
 use bytes::Bytes;
 use ogel_ids::Lsn;
-use quorum::{AcceptorEvent, AcceptorState, Token};
+use quorum::{AcceptorEvent, AcceptorState, ArchivedTail, Token};
 use wal_decoder::stream::StreamDecoder;
 
 use crate::disk::{
@@ -33,6 +33,8 @@ pub enum DiskWork {
     Cut { token: Token, at: Lsn },
     /// Replace the control file.
     Persist { version: u64, state: Box<AcceptorState> },
+    /// Remove all WAL.
+    Drop { tail: ArchivedTail },
     /// Nobody is connected: close the files.
     Rest,
 }
@@ -69,6 +71,8 @@ pub struct Disk {
     acked_sync_planned: Arc<AtomicBool>,
     /// Everything from here on is zero on disk; unknown after a process start.
     zero_from: Option<Lsn>,
+    /// There is no WAL here, and no side file: this is its end in the object store.
+    archived: Option<ArchivedTail>,
     /// Counted up when a cut begins; see `Timeline::cuts`.
     cuts: Arc<AtomicU64>,
     /// For a decoder behind a cut, and to name the timeline's parameters.
@@ -87,6 +91,7 @@ impl Disk {
             acked: recovered.acked,
             acked_sync_planned: Arc::default(),
             zero_from: None,
+            archived: recovered.state.archived_tail,
             cuts,
             identity: recovered.state,
         }
@@ -105,6 +110,14 @@ impl Disk {
                 Ok(Outcome::Done(Some(AcceptorEvent::TailZeroed { token: *token })))
             }
             DiskWork::Persist { version, state } => self.persist(*version, state),
+            DiskWork::Drop { tail } => {
+                self.writer.close();
+                self.acked.close();
+                self.folder.remove_all()?;
+                self.archived = Some(*tail);
+                Ok(Outcome::Done(None))
+            }
+            DiskWork::Rest if self.archived.is_some() => Ok(Outcome::Done(None)),
             DiskWork::Rest => {
                 self.writer.close();
                 if self.folder.syncs() {

@@ -308,6 +308,10 @@ impl Timeline {
                 DiskWork::Cut { token, at }
             }
             AcceptorAction::PersistState { version, state } => DiskWork::Persist { version, state },
+            AcceptorAction::DropWal(tail) => {
+                tracing::info!(timeline = %self.key, lsn = %tail.end, "all WAL is in the object store: dropping the local copy");
+                DiskWork::Drop { tail }
+            }
             AcceptorAction::Reply { connection, message } => {
                 if let Some(outbox) = inner.connections.get(&connection) {
                     outbox.push(message);

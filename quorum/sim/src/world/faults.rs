@@ -51,7 +51,8 @@ impl World {
                 let delay_us = self.rng.range(1_000, 2_000_000);
                 self.after(delay_us, Due::StartCompute { compute });
             }
-            680..780 => self.after(0, Due::StartCompute { compute }),
+            680..740 => self.rest(),
+            740..780 => self.after(0, Due::StartCompute { compute }),
             780..900 => self.nodes[node].slow_until_us = self.now_us + self.rng.range(100_000, 5_000_000),
             900..960 => self.network.heal(),
             960..975 => self.rot(node),

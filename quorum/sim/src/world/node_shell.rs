@@ -21,7 +21,7 @@ impl World {
         if self.nodes[node].acceptor.is_some() {
             return;
         }
-        let started = self.nodes[node].start(self.bug == Some(Bug::RotAsTorn));
+        let started = self.nodes[node].start(&self.archive, self.bug == Some(Bug::RotAsTorn));
         self.verify(started);
         if self.nodes[node].acceptor.is_none() {
             return self.say(|| format!("node {} finds ROT at {:?} and stays out", node + 1, self.nodes[node].decoder));
@@ -66,7 +66,7 @@ impl World {
         self.node_event(node, event);
     }
 
-    fn node_event(&mut self, node: usize, event: AcceptorEvent) {
+    pub(super) fn node_event(&mut self, node: usize, event: AcceptorEvent) {
         let Some(acceptor) = &mut self.nodes[node].acceptor else { return };
         if let AcceptorEvent::Message { connection, message } = &event {
             let text = || format!("node {} hears on {}: {message:?}", node + 1, connection.0);
@@ -103,6 +103,11 @@ impl World {
                 safekeeper.disk.queue.push_back(Op::Zero { token, at });
                 safekeeper.decoder = toy_wal::Place::at(at);
                 safekeeper.matched_to = safekeeper.matched_to.min(at);
+            }
+            AcceptorAction::DropWal(tail) => {
+                self.say(|| format!("node {} drops its WAL: {tail:?}", node + 1));
+                let object = self.archive.get(tail).to_vec();
+                self.nodes[node].disk.queue.push_back(Op::Drop { end: tail.end, object });
             }
             AcceptorAction::PersistState { version, state } => {
                 self.nodes[node].disk.queue.push_back(Op::Persist { version, state });
@@ -151,7 +156,7 @@ impl World {
         }
     }
 
-    fn run_disk(&mut self, node: usize) {
+    pub(super) fn run_disk(&mut self, node: usize) {
         let safekeeper = &mut self.nodes[node];
         if !safekeeper.disk.begin_next() {
             return;
@@ -182,6 +187,7 @@ impl World {
                 self.verify(copies);
                 AcceptorEvent::TailZeroed { token }
             }
+            Op::Drop { .. } => return self.dropped(node),
             Op::Persist { version, .. } => AcceptorEvent::StatePersisted { version },
         };
         self.node_event(node, event);
@@ -210,6 +216,7 @@ impl World {
         if self.rng.per_mille(100) {
             self.node_event(node, AcceptorEvent::Checkpoint);
         }
+        self.archive_idle_tail(node);
     }
 
     pub(super) fn deliver_status(&mut self, to: usize, status: PeerStatus) {
