@@ -114,6 +114,11 @@ impl Pageserver {
         &self.environment.metrics
     }
 
+    /// Where WAL comes from.
+    pub fn safekeepers(&self) -> &[Address] {
+        &self.safekeepers
+    }
+
     /// All timelines.
     pub fn timelines(&self) -> BTreeMap<(TenantId, TimelineId), TimelineSlot> {
         self.timelines.read().clone()

@@ -1,5 +1,7 @@
 //! The HTTP side (`docs/protocols.md` §6).
 
+mod branches;
+
 use std::sync::Arc;
 
 use axum::{
@@ -28,6 +30,7 @@ pub fn routes(pageserver: Arc<Pageserver>) -> Router {
         .route("/v1/status", get(status))
         .route("/v1/tenant/{tenant}/timeline/{timeline}", get(show).put(create))
         .route("/v1/tenant/{tenant}/timeline/{timeline}/wal_prefix", get(wal_prefix))
+        .merge(branches::routes())
         .with_state(pageserver)
 }
 

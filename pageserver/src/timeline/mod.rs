@@ -207,7 +207,10 @@ impl Timeline {
         sort_newest_first(&mut files);
         let at = metadata.disk_consistent_lsn;
         let layers = LayerMap { open: Arc::new(MemoryLayer::new(at)), frozen: Vec::new(), files };
-        let state = state_at(Lineage::new(&layers, ancestor.as_ref()), at)?;
+        let state = match newest_state(Lineage::new(&layers, ancestor.as_ref()), at)? {
+            Some((lsn, state)) if lsn == at => state,
+            _ => bail!("the running state at {at}, where its layers end, is missing: a layer file is damaged"),
+        };
         let (terms, _) = watch::channel(metadata.term_history.clone().into());
         Ok(Arc::new(Timeline {
             tenant,
@@ -261,11 +264,27 @@ impl Timeline {
 
     /// The running state at the end of exactly this record, when it is known.
     pub fn state_at(&self, lsn: Lsn) -> anyhow::Result<RunningState> {
-        let head = self.head();
-        if head.lsn == lsn {
-            return Ok(head.state);
+        match self.newest_state(lsn)? {
+            Some((found, state)) if found == lsn => Ok(state),
+            Some((found, _)) => bail!(
+                "the state at {lsn} is not known: it is kept behind commits, of which the last one before ends at {found}"
+            ),
+            None => bail!("the state at {lsn} is not known: the history that is kept begins later"),
         }
-        state_at(Lineage::new(&self.pin_layers(), self.ancestor.as_ref()), lsn)
+    }
+
+    /// The newest known running state at or below `at`, and the end of its record. Blocks.
+    pub fn newest_state(&self, at: Lsn) -> anyhow::Result<Option<(Lsn, RunningState)>> {
+        let head = self.head();
+        if head.lsn <= at {
+            return Ok(Some((head.lsn, head.state)));
+        }
+        newest_state(Lineage::new(&self.pin_layers(), self.ancestor.as_ref()), at)
+    }
+
+    /// Where the history begins that can be read, that of its ancestors included.
+    pub fn history_start(&self) -> Lsn {
+        self.ancestor.as_ref().map_or(self.start_lsn, |ancestor| ancestor.timeline.history_start())
     }
 
     /// All known terms.
@@ -403,15 +422,12 @@ impl Timeline {
     }
 }
 
-/// The state stored for exactly this LSN.
-fn state_at(lineage: Lineage<'_>, lsn: Lsn) -> anyhow::Result<RunningState> {
-    match lineage.newest_image(&Key::checkpoint(), lsn, Io::MayBlock)? {
-        Some((version, bytes)) if version == lsn => {
-            RunningState::decode(&bytes).map_err(|error| anyhow::anyhow!("running state at {lsn}: {error}"))
-        }
-        _ => bail!(
-            "the running state at {lsn} is not known: only the newest position, ends of layers and clean shutdowns have it"
-        ),
+/// The newest state that is stored for an LSN at or below `at`.
+fn newest_state(lineage: Lineage<'_>, at: Lsn) -> anyhow::Result<Option<(Lsn, RunningState)>> {
+    let Some((lsn, bytes)) = lineage.newest_image(&Key::checkpoint(), at, Io::MayBlock)? else { return Ok(None) };
+    match RunningState::decode(&bytes) {
+        Ok(state) => Ok(Some((lsn, state))),
+        Err(error) => bail!("running state at {lsn}: {error}"),
     }
 }
 

@@ -200,6 +200,7 @@ impl Session {
                 let bytes = self.timeline(connection.startup()).await?.identity().wal_segment_size_bytes;
                 format!("{}MB", bytes >> 20)
             }
+            "ogel.flush_lsn" => self.timeline(connection.startup()).await?.watch().borrow().flush_lsn.to_string(),
             "data_directory_mode" => "0700".into(),
             "server_version" => SERVER_VERSION.into(),
             "server_version_num" => "170011".into(),
