@@ -80,8 +80,8 @@ impl Pageserver {
         claim_folder(folder.path(), NodeId(config.node_id))?;
         let mib = |count: u64| count << 20;
         let environment = Arc::new(Environment {
-            block_cache: Arc::new(BlockCache::new(mib(config.block_cache_mb))),
-            page_cache: PageCache::new(mib(config.page_cache_mb)),
+            block_cache: Arc::new(BlockCache::counted(mib(config.block_cache_mb), metrics.clone())),
+            page_cache: PageCache::new(mib(config.page_cache_mb), metrics.clone()),
             freeze: FreezeLimits {
                 size_bytes: mib(config.freeze_size_mb) as usize,
                 wal_bytes: mib(config.freeze_wal_mb),
@@ -90,7 +90,6 @@ impl Pageserver {
             },
             compress: !config.no_compression,
             open_bytes: AtomicU64::new(0),
-            next_timeline: AtomicU64::new(0),
             metrics,
         });
         let pageserver = Arc::new(Pageserver {

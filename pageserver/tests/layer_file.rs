@@ -8,7 +8,7 @@ use pageserver::{
     keyspace::{Key, KeyRange},
     layer::{
         Io, LsnRange, VersionKind,
-        file::{BlockCache, LayerError, LayerFile, LayerHeader, LayerKind, write_file},
+        file::{BlockCache, LayerError, LayerFile, LayerHeader, LayerKind, fetch, write_file},
         reconstruct::{Reconstruction, Scan},
         tombstone::Tombstone,
     },
@@ -74,15 +74,19 @@ fn reads_what_was_written() {
 fn memory_only_reads_say_that_they_would_block_then_find_the_cached_block() {
     let sample = sample();
     let file = LayerFile::open(&sample.path, &sample.header, Arc::new(BlockCache::new(1 << 20))).unwrap();
-    let nothing = |_| None;
-    let mut reconstruction = Reconstruction::new(&nothing);
-    let refused = file.visit(&key(5), Lsn(600), &mut reconstruction, Io::MemoryOnly);
-    assert!(matches!(refused, Err(LayerError::WouldBlock)));
+    let file = Arc::new(file);
+    assert!(matches!(read_one(&file, 5, 600, Io::MemoryOnly), Err(LayerError::WouldBlock)));
     for io in [Io::MayBlock, Io::MemoryOnly] {
-        let mut reconstruction = Reconstruction::new(&nothing);
-        file.visit(&key(5), Lsn(600), &mut reconstruction, io).unwrap();
-        assert!(reconstruction.base.is_some());
+        assert!(read_one(&file, 5, 600, io).unwrap().base().is_some());
     }
+}
+
+fn read_one(file: &Arc<LayerFile>, block: u32, at: u64, io: Io) -> Result<Reconstruction, LayerError> {
+    let mut reads = [Reconstruction::new(key(block), Lsn(at))];
+    file.locate(&mut reads, io)?;
+    fetch(&mut reads, io)?;
+    let [read] = reads;
+    Ok(read)
 }
 
 #[test]
@@ -147,14 +151,14 @@ fn a_file_of_version_1_is_readable() {
         .unwrap();
     }
     let file = LayerFile::open(&path, &header, Arc::new(BlockCache::new(1 << 20))).unwrap();
-    let nothing = |_| None;
+    let file = Arc::new(file);
     let read = |block, at| {
-        let mut reconstruction = Reconstruction::new(&nothing);
-        file.visit(&key(block), Lsn(at), &mut reconstruction, Io::MayBlock).unwrap();
-        (reconstruction.base.clone().map(|base| base.to_vec()), reconstruction.deltas.clone())
+        let read = read_one(&file, block, at, Io::MayBlock).unwrap();
+        let deltas: Vec<_> = read.deltas().map(|(lsn, delta)| (lsn, delta.to_vec())).collect();
+        (read.base().map(|base| base.to_vec()), deltas)
     };
     assert_eq!(read(1, 0x100_0150), (Some(vec![7; 8192]), vec![]));
-    assert_eq!(read(1, 0x100_0200), (Some(vec![7; 8192]), vec![(Lsn(0x100_0200), b"a delta"[..].into())]));
-    assert_eq!(read(2, 0x100_0300), (None, vec![(Lsn(0x100_0300), b"an init delta"[..].into())]));
+    assert_eq!(read(1, 0x100_0200), (Some(vec![7; 8192]), vec![(Lsn(0x100_0200), b"a delta".to_vec())]));
+    assert_eq!(read(2, 0x100_0300), (None, vec![(Lsn(0x100_0300), b"an init delta".to_vec())]));
     assert_eq!(read(2, 0x100_0400), (None, vec![]));
 }

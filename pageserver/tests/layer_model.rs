@@ -12,7 +12,7 @@ use pageserver::{
     keyspace::{Key, KeyRange},
     layer::{
         Io, LsnRange, VersionKind,
-        file::{BlockCache, LayerFile, LayerHeader, LayerKind, write_file},
+        file::{BlockCache, LayerFile, LayerHeader, LayerKind, fetch, write_file},
         map::{LayerMap, sort_newest_first},
         memory::{MemoryLayer, Sealed, WriteBatch},
         reconstruct::{Reconstruction, Scan},
@@ -180,11 +180,19 @@ impl<'a> Store<'a> {
     }
 
     fn chain(&self, key: &Key, at: Lsn) -> Chain {
-        let nothing = |_| None;
-        let mut reconstruction = Reconstruction::new(&nothing);
-        self.map.visit(key, at, &mut reconstruction, Io::MayBlock).unwrap();
-        let deltas = reconstruction.deltas.iter().rev().map(|(_, delta)| delta.clone()).collect();
-        (reconstruction.base, deltas)
+        self.chains(&[*key], at).remove(0)
+    }
+
+    /// All of them by one read.
+    fn chains(&self, keys: &[Key], at: Lsn) -> Vec<Chain> {
+        let mut reads: Vec<_> = keys.iter().map(|key| Reconstruction::new(*key, at)).collect();
+        self.map.locate(&mut reads, Io::MayBlock).unwrap();
+        fetch(&mut reads, Io::MayBlock).unwrap();
+        let chain = |read: &Reconstruction| {
+            let deltas = read.deltas().map(|(_, delta)| delta.clone()).collect();
+            (read.base().cloned(), deltas)
+        };
+        reads.iter().map(chain).collect()
     }
 }
 
@@ -242,8 +250,9 @@ proptest! {
             .flat_map(|fork| (0..BLOCKS).map(move |block| Key::rel_page(fork, block)))
             .collect();
         for at in (0..=end.0).step_by(8).map(Lsn) {
-            for key in &keys {
-                prop_assert_eq!(store.chain(key, at), model.chain(key, at), "key {} at {}", key, at);
+            for (key, chain) in keys.iter().zip(store.chains(&keys, at)) {
+                prop_assert_eq!(&chain, &model.chain(key, at), "key {} at {}", key, at);
+                prop_assert_eq!(store.chain(key, at), chain, "key {} at {}, alone", key, at);
             }
             let mut scan = Scan::new(KeyRange::ALL, at);
             store.map.scan(&mut scan, Io::MayBlock).unwrap();

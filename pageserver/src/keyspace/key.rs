@@ -146,7 +146,8 @@ impl Key {
         u32::from_be_bytes([self.0[at], self.0[at + 1], self.0[at + 2], self.0[at + 3]])
     }
 
-    fn is(&self, kind: KeyKind) -> bool {
+    /// Whether it is of this kind.
+    pub fn is(&self, kind: KeyKind) -> bool {
         self.0[0] == kind as u8
     }
 

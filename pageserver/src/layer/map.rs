@@ -2,15 +2,12 @@
 
 use std::sync::Arc;
 
-use ogel_ids::Lsn;
-
 use super::{
     Io,
     file::{LayerError, LayerFile},
     memory::MemoryLayer,
     reconstruct::{Reconstruction, Scan},
 };
-use crate::keyspace::Key;
 
 /// An immutable snapshot of a timeline's layers. Changing it means swapping in another one, so that readers are never blocked by
 /// a flush or a rewrite: they keep the one they pinned.
@@ -45,23 +42,16 @@ impl LayerMap {
         LayerMap { open: self.open.clone(), frozen, files }
     }
 
-    /// Collects the versions of `key` up to `at`, from the newest layer to the oldest, until there are enough.
-    pub fn visit(&self, key: &Key, at: Lsn, reconstruction: &mut Reconstruction<'_>, io: Io) -> Result<(), LayerError> {
-        for layer in self.memory().filter(|layer| layer.start < at) {
-            layer.visit(key, at, reconstruction);
-            if reconstruction.is_done() {
-                return Ok(());
-            }
+    /// Locates the versions that the reads need, from the newest layer to the oldest, until each has enough. Each layer is visited once.
+    pub fn locate(&self, reads: &mut [Reconstruction], io: Io) -> Result<(), LayerError> {
+        for layer in self.memory() {
+            layer.locate(reads);
         }
         for file in &self.files {
-            let header = file.header();
-            let reaches = header.lsns.start < at || header.lsns.end <= at;
-            if reaches && header.keys.contains(key) {
-                file.visit(key, at, reconstruction, io)?;
-                if reconstruction.is_done() {
-                    return Ok(());
-                }
+            if reads.iter().all(Reconstruction::is_done) {
+                break;
             }
+            file.locate(reads, io)?;
         }
         Ok(())
     }

@@ -8,7 +8,7 @@ use parking_lot::{RwLock, RwLockReadGuard};
 
 use super::{
     LsnRange, VersionKind,
-    reconstruct::{Reconstruction, Scan},
+    reconstruct::{Reconstruction, Scan, Value},
     tombstone::{Tombstone, TombstoneSet},
 };
 use crate::keyspace::{Key, KeyRange};
@@ -21,6 +21,8 @@ const ENTRY_COST_BYTES: usize = 64;
 pub struct WriteBatch {
     data: Vec<u8>,
     operations: Vec<Operation>,
+    /// What was put into a layer last.
+    applied: Vec<Operation>,
     last_put: Lsn,
 }
 
@@ -53,6 +55,23 @@ impl WriteBatch {
     /// Whether there is nothing in it.
     pub fn is_empty(&self) -> bool {
         self.operations.is_empty()
+    }
+
+    /// Keys and LSNs of the versions that were put into a layer last.
+    pub fn applied_versions(&self) -> impl Iterator<Item = (&Key, Lsn)> {
+        self.applied.iter().filter_map(|operation| match operation {
+            Operation::Put { key, lsn, .. } => Some((key, *lsn)),
+            Operation::Erase { .. } => None,
+        })
+    }
+
+    /// LSN of the newest tombstone that was put into a layer last.
+    pub fn applied_erasure(&self) -> Option<Lsn> {
+        let erased = self.applied.iter().filter_map(|operation| match operation {
+            Operation::Erase { tombstone, .. } => Some(tombstone.lsn),
+            Operation::Put { .. } => None,
+        });
+        erased.max()
     }
 }
 
@@ -120,8 +139,10 @@ impl MemoryLayer {
         let grown_bytes = data.len() + batch.operations.len() * ENTRY_COST_BYTES;
         inner.size_bytes += grown_bytes;
         inner.chunks.push(data);
-        for operation in batch.operations.drain(..) {
-            match operation {
+        batch.applied.clear();
+        std::mem::swap(&mut batch.applied, &mut batch.operations);
+        for operation in &batch.applied {
+            match *operation {
                 Operation::Put { key, lsn, kind, offset, len } => {
                     inner.index.entry(key).or_default().push(Entry { lsn, chunk, offset, len, kind });
                 }
@@ -148,23 +169,18 @@ impl MemoryLayer {
         inner.index.is_empty() && inner.tombstones.is_empty()
     }
 
-    /// Collects the versions of `key` up to `at`.
-    pub fn visit(&self, key: &Key, at: Lsn, reconstruction: &mut Reconstruction<'_>) {
-        let inner = self.inner.read();
-        let floor = inner.tombstones.newest_on(key, at);
-        if let Some(entries) = inner.index.get(key) {
-            let visible = entries.partition_point(|entry| entry.lsn <= at);
-            for entry in
-                entries[..visible].iter().rev().take_while(|entry| floor.is_none_or(|floor| entry.lsn >= floor))
-            {
-                if reconstruction.offer(entry.lsn, entry.kind, || inner.value(entry)) {
-                    return;
-                }
-            }
+    /// Collects the versions that the reads need and this layer holds.
+    pub fn locate(&self, reads: &mut [Reconstruction]) {
+        let mut inner = None;
+        for read in reads.iter_mut().filter(|read| !read.is_done() && self.start < read.at()) {
+            read.enter_layer();
+            inner.get_or_insert_with(|| self.inner.read()).locate(read);
         }
-        if floor.is_some() {
-            reconstruction.finish();
-        }
+    }
+
+    /// LSN of the newest version of `key`.
+    pub fn newest_version(&self, key: &Key) -> Option<Lsn> {
+        self.inner.read().index.get(key)?.last().map(|entry| entry.lsn)
     }
 
     /// Collects the newest versions of a range of keys.
@@ -191,6 +207,23 @@ impl MemoryLayer {
 }
 
 impl Inner {
+    fn locate(&self, read: &mut Reconstruction) {
+        let floor = self.tombstones.newest_on(read.key(), read.at());
+        if let Some(entries) = self.index.get(read.key()) {
+            let visible = entries.partition_point(|entry| entry.lsn <= read.at());
+            for entry in
+                entries[..visible].iter().rev().take_while(|entry| floor.is_none_or(|floor| entry.lsn >= floor))
+            {
+                if read.offer(entry.lsn, entry.kind, || Value::Ready(self.value(entry))) {
+                    return;
+                }
+            }
+        }
+        if floor.is_some() {
+            read.finish();
+        }
+    }
+
     fn value(&self, entry: &Entry) -> Bytes {
         let start = entry.offset as usize;
         self.chunks[entry.chunk as usize].slice(start..start + entry.len as usize)
@@ -235,11 +268,9 @@ mod tests {
     const PAGE: Key = Key::rel_page(Rel { spc: 1663, db: 5, rel: 9 }.fork(Fork::Main), 3);
 
     fn read(layer: &MemoryLayer, at: u64) -> (Option<Bytes>, usize, bool) {
-        let nothing = |_| None;
-        let mut reconstruction = Reconstruction::new(&nothing);
-        layer.visit(&PAGE, Lsn(at), &mut reconstruction);
-        let done = reconstruction.is_done();
-        (reconstruction.base.clone(), reconstruction.deltas.len(), done)
+        let mut reads = [Reconstruction::new(PAGE, Lsn(at))];
+        layer.locate(&mut reads);
+        (reads[0].base().cloned(), reads[0].delta_count(), reads[0].is_done())
     }
 
     #[test]

@@ -5,39 +5,73 @@ use std::collections::BTreeMap;
 use bytes::Bytes;
 use ogel_ids::Lsn;
 
-use super::{VersionKind, tombstone::Tombstone};
+use super::{VersionKind, file::StoredValue, tombstone::Tombstone};
 use crate::keyspace::{Key, KeyRange};
 
-/// A value already made for the version of a key at exactly this LSN, if somebody keeps it.
-pub type KnownValue<'a> = &'a dyn Fn(Lsn) -> Option<Bytes>;
+/// A version's value, which may still be in its file: values are located first and fetched together afterwards.
+#[derive(Clone)]
+pub enum Value {
+    /// In memory.
+    Ready(Bytes),
+    /// In a file.
+    Stored(StoredValue),
+}
 
-/// The versions needed to make one key's value, collected from the newest layer to the oldest.
+/// The versions needed to make one key's value as of one LSN, collected from the newest layer to the oldest.
 ///
 /// Invariant: `deltas` are newest first and all newer than `base`; once `done`, nothing older is looked at.
-pub struct Reconstruction<'a> {
-    known: KnownValue<'a>,
-    /// Deltas to apply, newest first.
-    pub deltas: Vec<(Lsn, Bytes)>,
-    /// Where redo starts; `None` is the zero page (or absence).
-    pub base: Option<Bytes>,
+pub struct Reconstruction {
+    key: Key,
+    at: Lsn,
+    kept: Option<(Lsn, Bytes)>,
+    deltas: Vec<(Lsn, Value)>,
+    base: Option<Value>,
     newest: Option<Lsn>,
     last_offered: Option<Lsn>,
+    layers: u32,
     done: bool,
 }
 
-impl<'a> Reconstruction<'a> {
-    /// Nothing collected yet. `known` is asked for each version on the way.
-    pub fn new(known: KnownValue<'a>) -> Self {
-        Self { known, deltas: Vec::new(), base: None, newest: None, last_offered: None, done: false }
+impl Reconstruction {
+    /// Nothing collected yet.
+    pub fn new(key: Key, at: Lsn) -> Self {
+        let (deltas, newest) = (Vec::new(), None);
+        Self { key, at, kept: None, deltas, base: None, newest, last_offered: None, layers: 0, done: false }
+    }
+
+    /// The value of exactly this version is at hand: when it is met on the way, nothing older is needed.
+    pub fn with_kept(mut self, version: Lsn, value: Bytes) -> Self {
+        self.kept = Some((version, value));
+        self
+    }
+
+    /// Whose versions.
+    pub fn key(&self) -> &Key {
+        &self.key
+    }
+
+    /// As of here.
+    pub fn at(&self) -> Lsn {
+        self.at
+    }
+
+    /// Older layers are read at most up to here.
+    pub fn lower_to(&mut self, lsn: Lsn) {
+        self.at = self.at.min(lsn);
+    }
+
+    /// A layer is being visited.
+    pub fn enter_layer(&mut self) {
+        self.layers += 1;
     }
 
     /// Takes the next older version. `true` when that was the last one needed.
-    pub fn offer(&mut self, lsn: Lsn, kind: VersionKind, value: impl FnOnce() -> Bytes) -> bool {
+    pub fn offer(&mut self, lsn: Lsn, kind: VersionKind, value: impl FnOnce() -> Value) -> bool {
         self.newest.get_or_insert(lsn);
         // Of several versions made by one record, a kept value is that of the last one.
-        let may_be_known = kind != VersionKind::Image && self.last_offered != Some(lsn);
-        if let Some(value) = may_be_known.then(|| (self.known)(lsn)).flatten() {
-            self.base = Some(value);
+        let kept = self.kept.take_if(|(kept, _)| *kept == lsn).filter(|_| self.last_offered != Some(lsn));
+        if let Some((_, value)) = kept {
+            self.base = Some(Value::Ready(value));
             self.done = true;
             return true;
         }
@@ -63,6 +97,38 @@ impl<'a> Reconstruction<'a> {
     /// LSN of the newest version found.
     pub fn newest(&self) -> Option<Lsn> {
         self.newest
+    }
+
+    /// How many layers were visited.
+    pub fn layers(&self) -> u32 {
+        self.layers
+    }
+
+    /// Values, for fetching those that are in files.
+    pub fn values_mut(&mut self) -> impl Iterator<Item = &mut Value> {
+        self.base.iter_mut().chain(self.deltas.iter_mut().map(|(_, value)| value))
+    }
+
+    /// Where redo starts; `None` is the zero page (or absence). All values must have been fetched.
+    pub fn base(&self) -> Option<&Bytes> {
+        self.base.as_ref().map(ready)
+    }
+
+    /// How many deltas are to be applied.
+    pub fn delta_count(&self) -> usize {
+        self.deltas.len()
+    }
+
+    /// Deltas to apply, oldest first. All values must have been fetched.
+    pub fn deltas(&self) -> impl Iterator<Item = (Lsn, &Bytes)> {
+        self.deltas.iter().rev().map(|(lsn, value)| (*lsn, ready(value)))
+    }
+}
+
+fn ready(value: &Value) -> &Bytes {
+    match value {
+        Value::Ready(bytes) => bytes,
+        Value::Stored(_) => panic!("values are fetched before they are used"),
     }
 }
 

@@ -3,16 +3,19 @@
 //! - [`protocol`]: requests and answers as bytes. Pure.
 //! - [`command`]: the simple queries that start a stream.
 //! - `session`: one connection.
-//! - `pagestream`: requests of a connection, answered in order.
+//! - `pagestream`: requests of a connection, answered in order; `read_pool`: threads for what is not in memory.
 
 pub mod command;
 mod pagestream;
 pub mod protocol;
+mod read_pool;
 mod session;
 
 use std::{sync::Arc, time::Duration};
 
 use tokio::{net::TcpListener, task::JoinSet};
+
+use read_pool::ReadPool;
 
 use crate::pageserver::Pageserver;
 
@@ -24,15 +27,16 @@ const DRAIN_TIMEOUT: Duration = Duration::from_secs(5);
 /// Serves until shutdown begins and the connections have ended.
 pub async fn serve(listener: TcpListener, pageserver: Arc<Pageserver>) {
     let mut sessions = JoinSet::new();
+    let pool = Arc::new(ReadPool::new());
     loop {
         tokio::select! {
             accepted = listener.accept() => match accepted {
                 Ok((stream, peer)) => {
-                    let pageserver = pageserver.clone();
+                    let (pageserver, pool) = (pageserver.clone(), pool.clone());
                     sessions.spawn(async move {
                         let connections = pageserver.metrics().connections.clone();
                         connections.inc();
-                        if let Err(error) = session::run(stream, &pageserver).await {
+                        if let Err(error) = session::run(stream, &pageserver, &pool).await {
                             tracing::debug!(%peer, %error, "connection ended");
                         }
                         connections.dec();

@@ -1,36 +1,50 @@
 //! Requests of one compute, answered in order.
 //!
-//! Requests that have arrived together are answered together: one flush for the batch. What is in memory is read on the network thread;
-//! only when a layer file must be read does the thread give its other connections away first.
+//! Requests that have arrived together are answered together: pages that consecutive requests ask for at the same LSN are one read of
+//! the layers, and all answers go out by one flush. What is in memory is read on the network thread; what is not, on the [`ReadPool`].
 
-use std::sync::Arc;
+use std::{sync::Arc, time::Instant};
 
 use bytes::{Bytes, BytesMut};
 use ogel_ids::{Lsn, Term};
-use ogel_pgwire::{Connection, FrontendMessage, WireError};
-use wal_decoder::key::PAGE_SIZE;
+use ogel_pgwire::{Connection, FrontendMessage, MessageWriter, WireError};
+use wal_decoder::{
+    key::{PAGE_SIZE, RelFork},
+    redo::PageRef,
+};
 
-use super::protocol::{Answer, ErrorCode, RequestBody, RequestError, RequestHeader, put_error};
+use super::{
+    ReadPool,
+    protocol::{Answer, ErrorCode, RequestBody, RequestError, RequestHeader, put_error},
+};
 use crate::{
     layer::{Io, file::LayerError},
+    metrics::{CacheLevel, CacheMetrics},
     pageserver::Pageserver,
-    timeline::{ReadError, Timeline, WaitError},
+    timeline::{PageBatch, PageId, PageMaker, ReadError, Timeline, WaitError},
 };
 
 /// Answers are sent when this much has been collected, even if more requests wait.
-const MAX_BATCH_BYTES: usize = 1 << 20;
+const MAX_ANSWER_BYTES: usize = 1 << 20;
+/// Requests taken up together.
+const MAX_REQUESTS: usize = 256;
+/// Pages read together; one request may ask for 128.
+const MAX_PAGES: usize = 256;
 
 /// Answers until the client ends the copy or the server stops.
 pub async fn run(
     connection: &mut Connection,
     pageserver: &Pageserver,
+    pool: &ReadPool,
     timeline: Arc<Timeline>,
     term: Term,
 ) -> Result<(), WireError> {
     let (reader, writer) = connection.split();
     writer.copy_both_response();
     writer.flush().await?;
-    let stream = PageStream { pageserver, timeline, term };
+    let memory = pageserver.metrics().cache(CacheLevel::Pages, timeline.tenant);
+    let source = Source { pageserver, pool, timeline, term, memory };
+    let mut stream = PageStream { source, writer };
     loop {
         let mut next = tokio::select! {
             frame = reader.read_frame() => frame?,
@@ -39,33 +53,30 @@ pub async fn run(
         if next.is_none() {
             return Ok(());
         }
+        let mut asked = Vec::new();
+        let mut ended = None;
         while let Some(frame) = next {
             match FrontendMessage::try_from(frame)? {
-                FrontendMessage::CopyData(request) => {
-                    let asked = Asked::read(request)?;
-                    if stream.must_wait(&asked) {
-                        writer.flush().await?; // earlier answers do not wait with this one
-                    }
-                    let position = stream.position(&asked).await;
-                    writer.copy_data(|out| stream.answer(&asked, position, out));
-                }
-                FrontendMessage::CopyDone | FrontendMessage::CopyFail(_) => {
-                    writer.copy_done();
-                    writer.command_complete("COPY");
-                    writer.ready_for_query();
-                    return writer.flush().await;
-                }
-                FrontendMessage::Terminate => return writer.flush().await,
-                FrontendMessage::Query(_) | FrontendMessage::Other(_) => {
-                    return Err(WireError::Malformed("a page stream takes copy data only"));
+                FrontendMessage::CopyData(request) => asked.push(Asked::read(request)?),
+                other => {
+                    ended = Some(other);
+                    break;
                 }
             }
-            if writer.pending_bytes() >= MAX_BATCH_BYTES {
-                writer.flush().await?;
-            }
-            next = reader.buffered_frame()?;
+            next = if asked.len() < MAX_REQUESTS { reader.buffered_frame()? } else { None };
         }
-        writer.flush().await?;
+        stream.answer_all(&asked).await?;
+        match ended {
+            None => stream.writer.flush().await?,
+            Some(FrontendMessage::CopyDone | FrontendMessage::CopyFail(_)) => {
+                stream.writer.copy_done();
+                stream.writer.command_complete("COPY");
+                stream.writer.ready_for_query();
+                return stream.writer.flush().await;
+            }
+            Some(FrontendMessage::Terminate) => return stream.writer.flush().await,
+            Some(_) => return Err(WireError::Malformed("a page stream takes copy data only")),
+        }
     }
 }
 
@@ -81,22 +92,33 @@ impl Asked {
             RequestHeader::take(&mut request).map_err(|_| WireError::Malformed("a request without a header"))?;
         Ok(Self { header, body: RequestBody::parse(header.tag, request) })
     }
+
+    fn pages(&self) -> Option<(RelFork, &[u32])> {
+        match &self.body {
+            Ok(RequestBody::Pages(rel, blocks)) => Some((*rel, blocks)),
+            _ => None,
+        }
+    }
+}
+
+/// Where answers come from.
+struct Source<'a> {
+    pageserver: &'a Pageserver,
+    pool: &'a ReadPool,
+    timeline: Arc<Timeline>,
+    term: Term,
+    memory: CacheMetrics,
 }
 
 struct PageStream<'a> {
-    pageserver: &'a Pageserver,
-    timeline: Arc<Timeline>,
-    term: Term,
+    source: Source<'a>,
+    writer: &'a mut MessageWriter,
 }
 
 /// An error answer.
 type Refusal = (ErrorCode, String);
 
-impl PageStream<'_> {
-    fn must_wait(&self, asked: &Asked) -> bool {
-        asked.header.not_modified_since > self.timeline.last_record_lsn()
-    }
-
+impl Source<'_> {
     /// Where to read: after what the client knows of, not after what it may see.
     async fn position(&self, asked: &Asked) -> Result<Lsn, Refusal> {
         let (header, timeline) = (&asked.header, &self.timeline);
@@ -122,91 +144,179 @@ impl PageStream<'_> {
         Ok(lsn)
     }
 
-    fn answer(&self, asked: &Asked, position: Result<Lsn, Refusal>, out: &mut BytesMut) {
-        let start = out.len();
-        let id = asked.header.id;
-        let outcome = match (&asked.body, position) {
-            (Err(error), _) => Err((Lsn::INVALID, (ErrorCode::BadRequest, error.to_string()))),
-            (_, Err(refusal)) => Err((Lsn::INVALID, refusal)),
-            (Ok(body), Ok(lsn)) => self.read(id, body, lsn, out).map_err(|refusal| (lsn, refusal)),
-        };
-        if let Err((lsn, (code, text))) = outcome {
-            self.pageserver.metrics().request_errors.inc();
-            out.truncate(start);
-            put_error(id, lsn, code, &text, out);
+    async fn gather(&self, asked: &[Asked], lsn: Lsn) -> Result<PageBatch, ReadError> {
+        let pages = asked
+            .iter()
+            .filter_map(Asked::pages)
+            .flat_map(|(rel, blocks)| blocks.iter().map(move |block| PageId::Relation(PageRef { rel, block: *block })));
+        let pages: Vec<PageId> = pages.collect();
+        self.pageserver.metrics().batch_pages.observe(pages.len() as f64);
+        let began = Instant::now();
+        match self.timeline.gather_pages(&pages, lsn, Io::MemoryOnly) {
+            Err(error) if error.would_block() => {
+                let timeline = self.timeline.clone();
+                self.pool.run(move || timeline.gather_pages(&pages, lsn, Io::MayBlock)).await
+            }
+            other => {
+                self.memory.seconds.observe(began.elapsed().as_secs_f64());
+                other
+            }
         }
     }
+}
 
-    /// Reads from memory; when that is not enough, again where blocking is allowed.
-    fn read(&self, id: u64, body: &RequestBody, lsn: Lsn, out: &mut BytesMut) -> Result<(), Refusal> {
-        let start = out.len();
-        let result = match self.put_answer(id, body, lsn, Io::MemoryOnly, out) {
-            Err(Failure::Read(error)) if error.would_block() => {
-                out.truncate(start);
-                tokio::task::block_in_place(|| self.put_answer(id, body, lsn, Io::MayBlock, out))
+impl PageStream<'_> {
+    async fn answer_all(&mut self, mut asked: &[Asked]) -> Result<(), WireError> {
+        while let Some(first) = asked.first() {
+            if first.header.not_modified_since > self.source.timeline.last_record_lsn() {
+                self.writer.flush().await?; // earlier answers do not wait with this one
             }
-            other => other,
-        };
-        result.map_err(|failure| match failure {
-            Failure::NoSuchRelation(text) => (ErrorCode::NoSuchRelation, text),
-            // The disk may answer next time: the client shall try again.
-            Failure::Read(error @ (ReadError::Layer(LayerError::Io { .. }) | ReadError::AncestorBehind { .. })) => {
-                (ErrorCode::WaitTimedOut, error.to_string())
-            }
-            Failure::Read(error) => (ErrorCode::Damaged, error.to_string()),
-        })
-    }
-
-    fn put_answer(&self, id: u64, body: &RequestBody, lsn: Lsn, io: Io, out: &mut BytesMut) -> Result<(), Failure> {
-        let timeline = &self.timeline;
-        match body {
-            RequestBody::Exists(rel) => {
-                Answer::Exists(timeline.rel_size(*rel, lsn, io)?.is_some()).put(id, lsn, out);
-            }
-            RequestBody::BlockCount(rel) => match timeline.rel_size(*rel, lsn, io)? {
-                Some(blocks) => Answer::BlockCount(blocks).put(id, lsn, out),
-                None => {
-                    let (name, fork) = (rel.rel, rel.fork);
-                    let text = format!("relation {}/{}/{} has no {fork:?} fork at {lsn}", name.spc, name.db, name.rel);
-                    return Err(Failure::NoSuchRelation(text));
+            let position = self.source.position(first).await;
+            let mut count = 1;
+            match (&first.body, position) {
+                (Err(error), _) => {
+                    let refusal = (ErrorCode::BadRequest, error.to_string());
+                    self.refuse(first, Lsn::INVALID, &refusal);
                 }
-            },
-            RequestBody::Pages(rel, blocks) => {
-                Answer::Pages(blocks.len() as u16).put(id, lsn, out);
-                for block in blocks {
-                    let start = out.len();
-                    out.resize(start + PAGE_SIZE, 0);
-                    let page = (&mut out[start..]).try_into().expect("the buffer has grown by a page");
-                    timeline.read_page(*rel, *block, lsn, page, io)?;
+                (_, Err(refusal)) => self.refuse(first, Lsn::INVALID, &refusal),
+                (Ok(RequestBody::Pages(..)), Ok(lsn)) => {
+                    count = read_together(asked, lsn);
+                    self.answer_pages(&asked[..count], lsn).await;
                 }
-                self.pageserver.metrics().pages_served.inc_by(blocks.len() as u64);
+                (Ok(body), Ok(lsn)) => self.answer_other(first, body, lsn).await,
             }
-            RequestBody::DatabaseSize { spc, db } => {
-                Answer::DatabaseSize(timeline.database_size(*spc, *db, lsn, io)?).put(id, lsn, out);
+            asked = &asked[count..];
+            if self.writer.pending_bytes() >= MAX_ANSWER_BYTES {
+                self.writer.flush().await?;
             }
-            RequestBody::SlruSegment(kind, segment) => match timeline.slru_segment(*kind, *segment, lsn, io)? {
-                Some(content) => {
-                    Answer::SlruSegment((content.len() / PAGE_SIZE) as u32).put(id, lsn, out);
-                    out.extend_from_slice(&content);
-                }
-                None => {
-                    let text = format!("segment {segment:04X} of {} does not exist at {lsn}", kind.directory());
-                    return Err(Failure::NoSuchRelation(text));
-                }
-            },
         }
         Ok(())
     }
+
+    fn refuse(&mut self, asked: &Asked, lsn: Lsn, (code, text): &Refusal) {
+        self.source.pageserver.metrics().request_errors.inc();
+        self.writer.copy_data(|out| put_error(asked.header.id, lsn, *code, text, out));
+    }
+
+    /// Answers requests for pages by one read; when that fails, each by its own, so that a damaged page is one request's only.
+    async fn answer_pages(&mut self, asked: &[Asked], lsn: Lsn) {
+        let timeline = self.source.timeline.clone();
+        match self.source.gather(asked, lsn).await {
+            Ok(batch) => self.put_pages(asked, lsn, timeline.make_pages(batch)),
+            Err(error) if asked.len() == 1 => self.refuse(&asked[0], lsn, &refusal(&error)),
+            Err(_) => {
+                for alone in asked.chunks(1) {
+                    match self.source.gather(alone, lsn).await {
+                        Ok(batch) => self.put_pages(alone, lsn, timeline.make_pages(batch)),
+                        Err(error) => self.refuse(&alone[0], lsn, &refusal(&error)),
+                    }
+                }
+            }
+        }
+    }
+
+    fn put_pages(&mut self, asked: &[Asked], lsn: Lsn, mut pages: PageMaker<'_>) {
+        let metrics = self.source.pageserver.metrics();
+        for asked in asked {
+            let Some((_, blocks)) = asked.pages() else { unreachable!("only requests for pages are read together") };
+            let id = asked.header.id;
+            self.writer.copy_data(|out| {
+                let start = out.len();
+                Answer::Pages(blocks.len() as u16).put(id, lsn, out);
+                match put_pages(blocks.len(), &mut pages, out) {
+                    Ok(()) => _ = metrics.pages_served.inc_by(blocks.len() as u64),
+                    Err(error) => {
+                        metrics.request_errors.inc();
+                        out.truncate(start);
+                        let (code, text) = refusal(&error);
+                        put_error(id, lsn, code, &text, out);
+                    }
+                }
+            });
+        }
+    }
+
+    async fn answer_other(&mut self, asked: &Asked, body: &RequestBody, lsn: Lsn) {
+        let found = match find(&self.source.timeline, body, lsn, Io::MemoryOnly) {
+            Err(error) if error.would_block() => {
+                let (timeline, body) = (self.source.timeline.clone(), body.clone());
+                self.source.pool.run(move || find(&timeline, &body, lsn, Io::MayBlock)).await
+            }
+            other => other,
+        };
+        match found {
+            Ok(Found::Answer(answer, rest)) => self.writer.copy_data(|out| {
+                answer.put(asked.header.id, lsn, out);
+                out.extend_from_slice(&rest);
+            }),
+            Ok(Found::NoSuchRelation(text)) => self.refuse(asked, lsn, &(ErrorCode::NoSuchRelation, text)),
+            Err(error) => self.refuse(asked, lsn, &refusal(&error)),
+        }
+    }
 }
 
-/// Why there is no answer.
-enum Failure {
+/// How many of the requests ask for pages that can be read together at `lsn`, where the first one is read.
+fn read_together(asked: &[Asked], lsn: Lsn) -> usize {
+    let request_lsn = asked[0].header.request_lsn;
+    let mut pages = 0;
+    let together = asked.iter().take_while(|asked| {
+        let header = &asked.header;
+        pages += asked.pages().map_or(MAX_PAGES + 1, |(_, blocks)| blocks.len());
+        pages <= MAX_PAGES && header.request_lsn == request_lsn && header.not_modified_since <= lsn
+    });
+    together.count().max(1)
+}
+
+/// Writes the next pages of the batch; the first failure counts, but all are taken, so that the next request finds its own.
+fn put_pages(count: usize, pages: &mut PageMaker<'_>, out: &mut BytesMut) -> Result<(), ReadError> {
+    let start = out.len();
+    out.resize(start + count * PAGE_SIZE, 0);
+    let mut outcome = Ok(());
+    for page in out[start..].as_chunks_mut().0 {
+        let made = pages.next_into(page);
+        outcome = outcome.and(made);
+    }
+    outcome
+}
+
+fn refusal(error: &ReadError) -> Refusal {
+    let code = match error {
+        // The disk may answer next time: the client shall try again.
+        ReadError::Layer(LayerError::Io { .. }) | ReadError::AncestorBehind { .. } => ErrorCode::WaitTimedOut,
+        _ => ErrorCode::Damaged,
+    };
+    (code, error.to_string())
+}
+
+/// What answers a request that is not for pages.
+enum Found {
+    /// The answer and what follows it.
+    Answer(Answer, Vec<u8>),
     NoSuchRelation(String),
-    Read(ReadError),
 }
 
-impl From<ReadError> for Failure {
-    fn from(error: ReadError) -> Self {
-        Failure::Read(error)
+fn find(timeline: &Timeline, body: &RequestBody, lsn: Lsn, io: Io) -> Result<Found, ReadError> {
+    let answer = |answer| Ok(Found::Answer(answer, Vec::new()));
+    match body {
+        RequestBody::Exists(rel) => answer(Answer::Exists(timeline.rel_size(*rel, lsn, io)?.is_some())),
+        RequestBody::BlockCount(rel) => match timeline.rel_size(*rel, lsn, io)? {
+            Some(blocks) => answer(Answer::BlockCount(blocks)),
+            None => {
+                let (name, fork) = (rel.rel, rel.fork);
+                let text = format!("relation {}/{}/{} has no {fork:?} fork at {lsn}", name.spc, name.db, name.rel);
+                Ok(Found::NoSuchRelation(text))
+            }
+        },
+        RequestBody::DatabaseSize { spc, db } => {
+            answer(Answer::DatabaseSize(timeline.database_size(*spc, *db, lsn, io)?))
+        }
+        RequestBody::SlruSegment(kind, segment) => match timeline.slru_segment(*kind, *segment, lsn, io)? {
+            Some(content) => Ok(Found::Answer(Answer::SlruSegment((content.len() / PAGE_SIZE) as u32), content)),
+            None => {
+                let text = format!("segment {segment:04X} of {} does not exist at {lsn}", kind.directory());
+                Ok(Found::NoSuchRelation(text))
+            }
+        },
+        RequestBody::Pages(..) => unreachable!("pages are read together"),
     }
 }

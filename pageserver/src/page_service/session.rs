@@ -9,6 +9,7 @@ use ogel_pgwire::{Accepted, Connection, FrontendMessage, Limits, ServerMessage, 
 use tokio::{net::TcpStream, sync::mpsc};
 
 use super::{
+    ReadPool,
     command::{Command, CommandError},
     pagestream,
 };
@@ -25,7 +26,7 @@ const TAR_PIECE_BYTES: usize = 128 << 10;
 const TAR_PIECES_WAITING: usize = 8;
 
 /// Serves a client until it leaves or the server stops.
-pub async fn run(stream: TcpStream, pageserver: &Pageserver) -> Result<(), WireError> {
+pub async fn run(stream: TcpStream, pageserver: &Pageserver, pool: &ReadPool) -> Result<(), WireError> {
     let Accepted::Session(mut connection) = Connection::accept(stream, Limits::default()).await? else {
         return Ok(());
     };
@@ -40,7 +41,7 @@ pub async fn run(stream: TcpStream, pageserver: &Pageserver) -> Result<(), WireE
         };
         match message {
             None | Some(FrontendMessage::Terminate) => return Ok(()),
-            Some(FrontendMessage::Query(text)) => query(&mut connection, pageserver, &text).await?,
+            Some(FrontendMessage::Query(text)) => query(&mut connection, pageserver, pool, &text).await?,
             Some(FrontendMessage::Other(_)) => {
                 let error = ServerMessage::error(
                     sqlstate::FEATURE_NOT_SUPPORTED,
@@ -54,10 +55,15 @@ pub async fn run(stream: TcpStream, pageserver: &Pageserver) -> Result<(), WireE
     }
 }
 
-async fn query(connection: &mut Connection, pageserver: &Pageserver, text: &str) -> Result<(), WireError> {
+async fn query(
+    connection: &mut Connection,
+    pageserver: &Pageserver,
+    pool: &ReadPool,
+    text: &str,
+) -> Result<(), WireError> {
     match text.parse() {
         Ok(Command::PageStream { tenant, timeline, term }) => match pageserver.timeline(tenant, timeline) {
-            Ok(timeline) => pagestream::run(connection, pageserver, timeline, term).await,
+            Ok(timeline) => pagestream::run(connection, pageserver, pool, timeline, term).await,
             Err(error) => connection.refuse(&unavailable(&error)).await,
         },
         Ok(Command::Basebackup { tenant, timeline, lsn, term }) => {

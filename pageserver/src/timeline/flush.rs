@@ -58,6 +58,7 @@ impl Timeline {
     pub(super) fn append(&self, batch: &mut WriteBatch) {
         if !batch.is_empty() {
             let grown_bytes = self.pin_layers().open.apply(batch);
+            self.pages.close(batch); // after the layer has it, before readers are told
             self.environment.open_bytes.fetch_add(grown_bytes as u64, Ordering::Relaxed);
         }
     }

@@ -15,6 +15,7 @@ use crate::{
     keyspace::Key,
     layer::{
         Io,
+        file::fetch,
         map::LayerMap,
         reconstruct::{Reconstruction, Scan},
     },
@@ -42,13 +43,18 @@ impl<'a> Lineage<'a> {
         Self { own, ancestor }
     }
 
-    /// Collects the versions of `key` up to `at`, from the newest layer to the oldest, until there are enough.
-    pub fn visit(&self, key: &Key, at: Lsn, reconstruction: &mut Reconstruction<'_>, io: Io) -> Result<(), ReadError> {
-        self.own.visit(key, at, reconstruction, io)?;
-        let (mut at, mut next) = (at, self.ancestor);
-        while let Some(ancestor) = next.filter(|_| !reconstruction.is_done()) {
-            at = at.min(ancestor.lsn);
-            ancestor.pin_layers(at)?.visit(key, at, reconstruction, io)?;
+    /// Locates the versions that the reads need, from the newest layer to the oldest, until each has enough.
+    pub fn locate(&self, reads: &mut [Reconstruction], io: Io) -> Result<(), ReadError> {
+        self.own.locate(reads, io)?;
+        let mut next = self.ancestor;
+        while let Some(ancestor) = next {
+            let mut farthest = None;
+            for read in reads.iter_mut().filter(|read| !read.is_done()) {
+                read.lower_to(ancestor.lsn);
+                farthest = farthest.max(Some(read.at()));
+            }
+            let Some(farthest) = farthest else { break };
+            ancestor.pin_layers(farthest)?.locate(reads, io)?;
             next = ancestor.timeline.ancestor.as_ref();
         }
         Ok(())
@@ -68,9 +74,9 @@ impl<'a> Lineage<'a> {
 
     /// The newest version of a key that holds images only, and its LSN.
     pub fn newest_image(&self, key: &Key, at: Lsn, io: Io) -> Result<Option<(Lsn, Bytes)>, ReadError> {
-        let unknown = |_| None;
-        let mut reconstruction = Reconstruction::new(&unknown);
-        self.visit(key, at, &mut reconstruction, io)?;
-        Ok(reconstruction.newest().zip(reconstruction.base))
+        let mut reads = [Reconstruction::new(*key, at)];
+        self.locate(&mut reads, io)?;
+        fetch(&mut reads, io)?;
+        Ok(reads[0].newest().zip(reads[0].base().cloned()))
     }
 }

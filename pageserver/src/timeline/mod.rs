@@ -3,7 +3,8 @@
 //! - [`Timeline`]: its layers, positions and state; opened from its folder.
 //! - `ingest`: follows a safekeeper, decodes, hands effects to `effects`, which turns them into versions of keys.
 //! - `flush`: freezes the open layer and writes frozen ones to files.
-//! - `read`: pages, sizes, segments at an LSN; `lineage`: the layers of a timeline and of those it branched from, one behind the other.
+//! - `read`: pages, sizes, segments at an LSN; `pages`: pages, many at once; `page_cache`: those already made;
+//!   `lineage`: the layers of a timeline and of those it branched from, one behind the other.
 //! - [`metadata`]: what survives a restart. [`state`]: the running state that decoding resumes from.
 //!
 //! Positions: `start_lsn ≤ disk_consistent_lsn ≤ last_record_lsn`. Readers read at or below `last_record_lsn`, which advances only after
@@ -11,10 +12,12 @@
 
 mod effects;
 mod flush;
+mod image_requests;
 mod ingest;
 mod lineage;
 pub mod metadata;
 mod page_cache;
+mod pages;
 mod read;
 pub mod state;
 mod terms;
@@ -38,10 +41,13 @@ use tokio::sync::watch;
 
 pub use effects::EffectWriter;
 pub(crate) use flush::layer_file_name;
+pub use image_requests::ImageRequests;
 pub use ingest::{IngestStatus, run as run_ingest};
 use lineage::Lineage;
 use metadata::{TermStart, TimelineMetadata};
-pub use page_cache::PageCache;
+use page_cache::TimelinePages;
+pub use page_cache::{BudgetError, PageCache};
+pub use pages::{PageBatch, PageId, PageMaker};
 pub use read::ReadError;
 use state::RunningState;
 use waiters::Waiters;
@@ -90,8 +96,6 @@ pub struct Environment {
     pub compress: bool,
     /// Memory of all open and frozen layers.
     pub open_bytes: AtomicU64,
-    /// Numbers for opened timelines.
-    pub next_timeline: AtomicU64,
     /// What is counted.
     pub metrics: crate::metrics::Metrics,
 }
@@ -132,7 +136,10 @@ pub struct Timeline {
     pub ancestor: Option<Ancestor>,
     folder: PathBuf,
     environment: Arc<Environment>,
-    number: u64,
+    /// Its pages in the page cache.
+    pages: TimelinePages,
+    /// Pages that were dear to read.
+    pub image_requests: ImageRequests,
     layers: RwLock<Arc<LayerMap>>,
     head: Mutex<Head>,
     last_record_lsn: AtomicU64,
@@ -221,7 +228,8 @@ impl Timeline {
             start_lsn: metadata.start_lsn,
             ancestor,
             folder: folder.to_owned(),
-            number: environment.next_timeline.fetch_add(1, Ordering::Relaxed),
+            pages: environment.page_cache.timeline(tenant),
+            image_requests: ImageRequests::default(),
             environment,
             layers: RwLock::new(Arc::new(layers)),
             head: Mutex::new(Head { lsn: at, state }),

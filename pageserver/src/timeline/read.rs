@@ -1,27 +1,19 @@
-//! Reads at an LSN.
+//! Values, sizes and lists at an LSN. Pages are in [`super::pages`].
 
 use std::collections::BTreeMap;
 
 use bytes::Bytes;
 use ogel_ids::{Lsn, TimelineId};
 use wal_decoder::{
-    key::{PAGE_SIZE, Page, RelFork, SlruKind},
-    redo::{self, PageRef, RedoError},
+    key::{PAGE_SIZE, RelFork, SlruKind},
+    redo::RedoError,
 };
 
 use super::{Timeline, lineage::Lineage};
 use crate::{
     keyspace::{Key, KeyRange},
-    layer::{
-        Io,
-        file::LayerError,
-        map::LayerMap,
-        reconstruct::{Reconstruction, Scan},
-    },
+    layer::{Io, file::LayerError, map::LayerMap, reconstruct::Scan},
 };
-
-/// Makes a page the version that a delta leaves behind, given the end of its record.
-type Redo<'a> = &'a dyn Fn(&mut Page, &[u8], Lsn) -> Result<(), RedoError>;
 
 /// Why something cannot be read.
 #[derive(Debug, thiserror::Error)]
@@ -69,7 +61,7 @@ impl ReadError {
 }
 
 impl Timeline {
-    fn lineage<'a>(&'a self, layers: &'a LayerMap) -> Lineage<'a> {
+    pub(super) fn lineage<'a>(&'a self, layers: &'a LayerMap) -> Lineage<'a> {
         Lineage::new(layers, self.ancestor.as_ref())
     }
 
@@ -116,73 +108,6 @@ impl Timeline {
     pub fn database_size(&self, spc: u32, db: u32, at: Lsn, io: Io) -> Result<u64, ReadError> {
         let relations = self.relations(spc, db, at, io)?;
         Ok(relations.iter().map(|(_, blocks)| u64::from(*blocks) * PAGE_SIZE as u64).sum())
-    }
-
-    /// Makes `page` the relation page as of `at`. Zeros where nothing is stored: out of range, or extended without WAL.
-    pub fn read_page(&self, rel: RelFork, block: u32, at: Lsn, page: &mut Page, io: Io) -> Result<(), ReadError> {
-        let target = PageRef { rel, block };
-        self.read_versions(Key::rel_page(rel, block), at, page, io, &|page, delta, lsn| {
-            redo::apply(page, delta, target, lsn)
-        })
-        .inspect_err(|error| self.note(error))
-    }
-
-    /// Makes `page` the SLRU page as of `at`.
-    pub fn read_slru_page(
-        &self,
-        kind: SlruKind,
-        number: u32,
-        at: Lsn,
-        page: &mut Page,
-        io: Io,
-    ) -> Result<(), ReadError> {
-        self.read_versions(Key::slru_page(kind, number), at, page, io, &|page, delta, _| {
-            redo::apply_slru(kind, page, delta)
-        })
-        .inspect_err(|error| self.note(error))
-    }
-
-    /// All pages of an SLRU segment; `None` when it does not exist.
-    pub fn slru_segment(&self, kind: SlruKind, segment: u32, at: Lsn, io: Io) -> Result<Option<Vec<u8>>, ReadError> {
-        let Some(pages) = self.slru_size(kind, segment, at, io)? else { return Ok(None) };
-        let first = segment.saturating_mul(SlruKind::PAGES_PER_SEGMENT);
-        let mut content = Vec::with_capacity(SlruKind::PAGES_PER_SEGMENT as usize * PAGE_SIZE);
-        let mut page = [0; PAGE_SIZE];
-        for number in first..first.saturating_add(pages.min(SlruKind::PAGES_PER_SEGMENT)) {
-            self.read_slru_page(kind, number, at, &mut page, io)?;
-            content.extend_from_slice(&page);
-        }
-        Ok(Some(content))
-    }
-
-    fn read_versions(&self, key: Key, at: Lsn, page: &mut Page, io: Io, apply: Redo<'_>) -> Result<(), ReadError> {
-        let cache = &self.environment.page_cache;
-        let known = |version| cache.get(self.number, &key, version);
-        let mut reconstruction = Reconstruction::new(&known);
-        let layers = self.pin_layers();
-        self.lineage(&layers).visit(&key, at, &mut reconstruction, io)?;
-        match &reconstruction.base {
-            Some(image) if image.len() == PAGE_SIZE => page.copy_from_slice(image),
-            Some(image) => return Err(ReadError::BadValue { what: key.describe(), len: image.len() }),
-            None => page.fill(0),
-        }
-        for (lsn, delta) in reconstruction.deltas.iter().rev() {
-            apply(page, delta, *lsn).map_err(|error| ReadError::Redo { page: key.describe(), lsn: *lsn, error })?;
-        }
-        self.environment.metrics.deltas_applied.inc_by(reconstruction.deltas.len() as u64);
-        if let (Some(newest), false) = (reconstruction.newest(), reconstruction.deltas.is_empty()) {
-            cache.insert(self.number, key, newest, Bytes::copy_from_slice(&page[..]));
-        }
-        Ok(())
-    }
-
-    fn note(&self, error: &ReadError) {
-        match error {
-            ReadError::Layer(LayerError::WouldBlock | LayerError::Io { .. }) | ReadError::AncestorBehind { .. } => {}
-            ReadError::Redo { page, .. } => self.remember_damaged(error, page.clone()),
-            ReadError::BadValue { what, .. } => self.remember_damaged(error, what.clone()),
-            ReadError::Layer(file) => self.remember_damaged(error, file.to_string()),
-        }
     }
 }
 

@@ -5,6 +5,8 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use bytes::Bytes;
 use quick_cache::{Weighter, sync::Cache};
 
+use crate::metrics::Metrics;
+
 /// (number of an opened file, offset of the block in it).
 type BlockKey = (u64, u64);
 
@@ -21,13 +23,35 @@ impl Weighter<BlockKey, Bytes> for ByLength {
 pub struct BlockCache {
     blocks: Cache<BlockKey, Bytes, ByLength>,
     next_file: AtomicU64,
+    metrics: Metrics,
 }
 
 impl BlockCache {
     /// Holds at most this much.
     pub fn new(capacity_bytes: u64) -> Self {
+        Self::counted(capacity_bytes, Metrics::default())
+    }
+
+    /// Holds at most this much, and counts what is read.
+    pub fn counted(capacity_bytes: u64, metrics: Metrics) -> Self {
         let estimated_blocks = (capacity_bytes / (16 << 10)).max(16) as usize;
-        Self { blocks: Cache::with_weighter(estimated_blocks, capacity_bytes, ByLength), next_file: AtomicU64::new(0) }
+        let blocks = Cache::with_weighter(estimated_blocks, capacity_bytes, ByLength);
+        Self { blocks, next_file: AtomicU64::new(0), metrics }
+    }
+
+    /// What counts the reads of files through it.
+    pub fn metrics(&self) -> &Metrics {
+        &self.metrics
+    }
+
+    /// Memory that it may take.
+    pub fn capacity_bytes(&self) -> u64 {
+        self.blocks.capacity()
+    }
+
+    /// Changes the memory that it may take.
+    pub fn set_capacity(&self, capacity_bytes: u64) {
+        self.blocks.set_capacity(capacity_bytes);
     }
 
     /// A number for a file that is opened.

@@ -101,6 +101,13 @@ pub(super) struct BlockRef {
     pub len: u32,
 }
 
+impl BlockRef {
+    /// First byte behind it.
+    pub fn end(&self) -> u64 {
+        self.offset.saturating_add(u64::from(self.len))
+    }
+}
+
 /// End of a layer file: where the index is.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) struct Footer {

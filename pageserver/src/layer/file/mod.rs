@@ -6,12 +6,14 @@
 mod block;
 mod cache;
 mod error;
+mod fetch;
 mod format;
 mod reader;
 mod writer;
 
 pub use cache::BlockCache;
 pub use error::LayerError;
+pub use fetch::{StoredValue, fetch};
 pub use format::{FORMAT_VERSION, LayerHeader, LayerKind};
 pub use reader::LayerFile;
 pub use writer::{EncodedBody, LayerWriter, write_file};

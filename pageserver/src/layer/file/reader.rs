@@ -5,23 +5,25 @@ use std::{
     os::unix::fs::FileExt,
     path::{Path, PathBuf},
     sync::Arc,
+    time::Instant,
 };
 
 use bytes::Bytes;
 use ogel_ids::Lsn;
 
 use super::{
-    BlockCache, FORMAT_VERSION, LayerError, LayerHeader, LayerKind,
+    BlockCache, FORMAT_VERSION, LayerError, LayerHeader, LayerKind, StoredValue,
     block::{self, IndexEntry, RootEntry},
     format::{BlockRef, FOOTER_SIZE, Footer, FormatError, HEADER_SIZE},
 };
 use crate::{
     keyspace::{KEY_SIZE, Key},
     layer::{
-        Io,
-        reconstruct::{Reconstruction, Scan},
+        Io, LsnRange,
+        reconstruct::{Reconstruction, Scan, Value},
         tombstone::TombstoneSet,
     },
+    metrics::{CacheLevel, CacheMetrics},
 };
 
 /// An open layer file. Root and tombstones are in memory, all else is read by position, through the cache.
@@ -34,6 +36,13 @@ pub struct LayerFile {
     root: Vec<RootEntry>,
     tombstones: TombstoneSet,
     cache: Arc<BlockCache>,
+    counted: ReadCounts,
+}
+
+/// The levels that reads of this file go through.
+struct ReadCounts {
+    blocks: CacheMetrics,
+    local: CacheMetrics,
 }
 
 impl LayerFile {
@@ -63,7 +72,11 @@ impl LayerFile {
         let footer = Footer::decode(&end).map_err(of_format)?;
         let number = cache.file_number();
         let (path, root, tombstones) = (path.to_owned(), Vec::new(), TombstoneSet::default());
-        let mut layer = Self { path, file, number, header, size_bytes, root, tombstones, cache };
+        let counted = ReadCounts {
+            blocks: cache.metrics().cache(CacheLevel::Blocks, header.tenant),
+            local: cache.metrics().cache(CacheLevel::Local, header.tenant),
+        };
+        let mut layer = Self { path, file, number, header, size_bytes, root, tombstones, cache, counted };
         layer.load_index(&footer)?;
         Ok(layer)
     }
@@ -96,44 +109,59 @@ impl LayerFile {
         &self.path
     }
 
-    /// Collects the versions of `key` up to `at`.
-    pub fn visit(&self, key: &Key, at: Lsn, reconstruction: &mut Reconstruction<'_>, io: Io) -> Result<(), LayerError> {
-        let floor = self.tombstones.newest_on(key, at);
-        self.versions_of(key, at, floor, reconstruction, io)?;
-        if floor.is_some() || self.header.kind == LayerKind::Image {
-            reconstruction.finish();
+    /// Locates the versions that the reads need and this file holds. Index blocks are read, values are not.
+    pub fn locate(self: &Arc<Self>, reads: &mut [Reconstruction], io: Io) -> Result<(), LayerError> {
+        let mut cursor = None;
+        for read in reads.iter_mut().filter(|read| !read.is_done() && self.concerns(read)) {
+            read.enter_layer();
+            let floor = self.tombstones.newest_on(read.key(), read.at());
+            self.locate_one(read, floor, &mut cursor, io)?;
+            if floor.is_some() || self.header.kind == LayerKind::Image {
+                read.finish();
+            }
         }
         Ok(())
     }
 
-    fn versions_of(
-        &self,
-        key: &Key,
-        at: Lsn,
+    fn concerns(&self, read: &Reconstruction) -> bool {
+        let LsnRange { start, end } = self.header.lsns;
+        (start < read.at() || end <= read.at()) && self.header.keys.contains(read.key())
+    }
+
+    /// `cursor` is the index block used last: blocks of one relation share it.
+    fn locate_one(
+        self: &Arc<Self>,
+        read: &mut Reconstruction,
         floor: Option<Lsn>,
-        reconstruction: &mut Reconstruction<'_>,
+        cursor: &mut Option<(usize, Bytes)>,
         io: Io,
     ) -> Result<(), LayerError> {
-        let wanted = position(key, at);
+        let wanted = position(read.key(), read.at());
         let mut blocks = self.root.partition_point(|entry| entry.first <= wanted);
         while let Some(number) = blocks.checked_sub(1) {
             blocks = number;
-            let index = self.index_block(number, io)?;
+            if cursor.as_ref().is_none_or(|(held, _)| *held != number) {
+                *cursor = Some((number, self.index_block(number, io)?));
+            }
+            let Some((_, index)) = &*cursor else { unreachable!("the cursor was set") };
             let count = index.len() / IndexEntry::SIZE;
-            let mut places = partition_point(count, |place| IndexEntry::position(&index, place) <= &wanted[..]);
+            let mut places = partition_point(count, |place| IndexEntry::position(index, place) <= &wanted[..]);
             while let Some(place) = places.checked_sub(1) {
                 places = place;
-                let entry = IndexEntry::decode(&index, place).map_err(|what| self.damaged(what))?;
-                if entry.key != *key || floor.is_some_and(|floor| entry.lsn < floor) {
+                let entry = IndexEntry::decode(index, place).map_err(|what| self.damaged(what))?;
+                if entry.key != *read.key() || floor.is_some_and(|floor| entry.lsn < floor) {
                     return Ok(());
                 }
-                let value = self.value(&entry, io)?;
-                if reconstruction.offer(entry.lsn, entry.kind, || value) {
+                if read.offer(entry.lsn, entry.kind, || Value::Stored(self.stored(&entry))) {
                     return Ok(());
                 }
             }
         }
         Ok(())
+    }
+
+    fn stored(self: &Arc<Self>, entry: &IndexEntry) -> StoredValue {
+        StoredValue { file: self.clone(), block: entry.block, offset: entry.offset, len: entry.len }
     }
 
     /// Collects the newest versions of a range of keys.
@@ -193,29 +221,71 @@ impl LayerFile {
     }
 
     fn cached_block(&self, place: BlockRef, io: Io) -> Result<Bytes, LayerError> {
-        if let Some(block) = self.cache.get(self.number, place.offset) {
-            return Ok(block);
+        match self.cached(place) {
+            Some(block) => Ok(block),
+            None if io == Io::MemoryOnly => Err(LayerError::WouldBlock),
+            None => Ok(self.read_run(&[place])?.remove(0)),
         }
-        if io == Io::MemoryOnly {
-            return Err(LayerError::WouldBlock);
+    }
+
+    pub(super) fn number(&self) -> u64 {
+        self.number
+    }
+
+    /// A block, when it is in the cache.
+    pub(super) fn cached(&self, place: BlockRef) -> Option<Bytes> {
+        let found = self.cache.get(self.number, place.offset);
+        match &found {
+            Some(block) => {
+                self.counted.blocks.hits.inc();
+                self.counted.blocks.read_bytes.inc_by(block.len() as u64);
+            }
+            None => _ = self.counted.blocks.misses.inc(),
         }
-        let block = Bytes::from(self.read_block(place)?);
-        self.cache.insert(self.number, place.offset, block.clone());
-        Ok(block)
+        found
+    }
+
+    /// Reads blocks that lie near each other, in order of their offsets, by one call; they are in the cache afterwards.
+    pub(super) fn read_run(&self, places: &[BlockRef]) -> Result<Vec<Bytes>, LayerError> {
+        let (Some(first), Some(last)) = (places.first(), places.last()) else { return Ok(Vec::new()) };
+        let raw = self.read_range(first.offset, last.end())?;
+        let mut blocks = Vec::with_capacity(places.len());
+        for place in places {
+            let start = (place.offset - first.offset) as usize;
+            let stored = raw.get(start..start + place.len as usize);
+            let stored = stored.ok_or_else(|| self.damaged("blocks overlap"))?;
+            let block = Bytes::from(self.unpack(stored, place.offset)?);
+            self.cache.insert(self.number, place.offset, block.clone());
+            blocks.push(block);
+        }
+        Ok(blocks)
     }
 
     fn read_block(&self, place: BlockRef) -> Result<Vec<u8>, LayerError> {
-        if place.offset.checked_add(u64::from(place.len)).is_none_or(|end| end > self.size_bytes) {
-            return Err(self.damaged("a block lies outside the file"));
-        }
-        let mut stored = vec![0; place.len as usize];
-        self.file
-            .read_exact_at(&mut stored, place.offset)
-            .map_err(|source| LayerError::Io { path: self.path.clone(), source })?;
-        block::decode(&stored).map_err(|what| self.damaged(&format!("{what} (offset {})", place.offset)))
+        self.unpack(&self.read_range(place.offset, place.end())?, place.offset)
     }
 
-    fn damaged(&self, what: &str) -> LayerError {
+    fn unpack(&self, stored: &[u8], offset: u64) -> Result<Vec<u8>, LayerError> {
+        block::decode(stored).map_err(|what| self.damaged(&format!("{what} (offset {offset})")))
+    }
+
+    /// The file's bytes from `start` up to `end`.
+    fn read_range(&self, start: u64, end: u64) -> Result<Vec<u8>, LayerError> {
+        if start > end || end > self.size_bytes {
+            return Err(self.damaged("a block lies outside the file"));
+        }
+        let began = Instant::now();
+        let mut bytes = vec![0; (end - start) as usize];
+        self.file
+            .read_exact_at(&mut bytes, start)
+            .map_err(|source| LayerError::Io { path: self.path.clone(), source })?;
+        self.counted.local.hits.inc();
+        self.counted.local.read_bytes.inc_by(end - start);
+        self.counted.local.seconds.observe(began.elapsed().as_secs_f64());
+        Ok(bytes)
+    }
+
+    pub(super) fn damaged(&self, what: &str) -> LayerError {
         LayerError::Damaged { path: self.path.clone(), what: what.to_owned() }
     }
 }

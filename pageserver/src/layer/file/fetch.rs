@@ -1,0 +1,104 @@
+//! Values that were located in files, fetched together.
+//!
+//! Blocks that lie side by side are read by one system call each run; every block is read once, however many values it holds.
+
+use std::{collections::HashMap, sync::Arc};
+
+use bytes::Bytes;
+
+use super::{LayerError, LayerFile, format::BlockRef};
+use crate::layer::{
+    Io,
+    reconstruct::{Reconstruction, Value},
+};
+
+/// Blocks this near to each other are read in one go: the bytes between cost less than another call.
+const MAX_GAP_BYTES: u64 = 16 << 10;
+/// A run is not made longer than this.
+const MAX_RUN_BYTES: u64 = 1 << 20;
+
+/// Place of a value in a file.
+#[derive(Clone)]
+pub struct StoredValue {
+    pub(super) file: Arc<LayerFile>,
+    pub(super) block: BlockRef,
+    pub(super) offset: u32,
+    pub(super) len: u32,
+}
+
+impl StoredValue {
+    /// Bytes of the value.
+    pub fn len(&self) -> usize {
+        self.len as usize
+    }
+
+    /// Whether it has no bytes.
+    pub fn is_empty(&self) -> bool {
+        self.len == 0
+    }
+
+    fn block_key(&self) -> (u64, u64) {
+        (self.file.number(), self.block.offset)
+    }
+
+    fn slice(&self, block: &Bytes) -> Result<Value, LayerError> {
+        let start = self.offset as usize;
+        match start.checked_add(self.len as usize) {
+            Some(end) if end <= block.len() => Ok(Value::Ready(block.slice(start..end))),
+            _ => Err(self.file.damaged("a value lies outside its block")),
+        }
+    }
+}
+
+/// Makes all values ready. With [`Io::MemoryOnly`] it fails when one of them is not in the cache.
+pub fn fetch(reads: &mut [Reconstruction], io: Io) -> Result<(), LayerError> {
+    let mut last: Option<((u64, u64), Bytes)> = None;
+    let mut missing: Vec<(Arc<LayerFile>, BlockRef)> = Vec::new();
+    for value in reads.iter_mut().flat_map(Reconstruction::values_mut) {
+        let Value::Stored(stored) = value else { continue };
+        let known = last.take_if(|(key, _)| *key == stored.block_key()).map(|(_, block)| block);
+        match known.or_else(|| stored.file.cached(stored.block)) {
+            Some(block) => {
+                let key = stored.block_key();
+                *value = stored.slice(&block)?;
+                last = Some((key, block));
+            }
+            None if io == Io::MemoryOnly => return Err(LayerError::WouldBlock),
+            None => missing.push((stored.file.clone(), stored.block)),
+        }
+    }
+    if missing.is_empty() {
+        return Ok(());
+    }
+    let blocks = read_missing(missing)?;
+    for value in reads.iter_mut().flat_map(Reconstruction::values_mut) {
+        if let Value::Stored(stored) = value {
+            let block = blocks.get(&stored.block_key()).expect("every missing block was read, or an error returned");
+            *value = stored.slice(block)?;
+        }
+    }
+    Ok(())
+}
+
+fn read_missing(mut missing: Vec<(Arc<LayerFile>, BlockRef)>) -> Result<HashMap<(u64, u64), Bytes>, LayerError> {
+    missing.sort_unstable_by_key(|(file, block)| (file.number(), block.offset));
+    missing.dedup_by_key(|(file, block)| (file.number(), block.offset));
+    let mut blocks = HashMap::with_capacity(missing.len());
+    let near = |a: &(Arc<LayerFile>, BlockRef), b: &(Arc<LayerFile>, BlockRef)| {
+        a.0.number() == b.0.number() && b.1.offset.saturating_sub(a.1.end()) <= MAX_GAP_BYTES
+    };
+    for group in missing.chunk_by(near) {
+        let mut rest = group;
+        while let Some((first, _)) = rest.split_first() {
+            let limit = first.1.offset.saturating_add(MAX_RUN_BYTES);
+            let count = rest.partition_point(|(_, block)| block.end() <= limit).max(1);
+            let (run, after) = rest.split_at(count);
+            let places: Vec<BlockRef> = run.iter().map(|(_, block)| *block).collect();
+            for (place, block) in places.iter().zip(first.0.read_run(&places)?) {
+                blocks.insert((first.0.number(), place.offset), block);
+            }
+            rest = after;
+        }
+    }
+    Ok(blocks)
+}

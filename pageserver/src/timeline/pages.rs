@@ -1,0 +1,192 @@
+//! Pages at an LSN: located in all layers, fetched together, then made one by one.
+
+use std::sync::Arc;
+
+use bytes::Bytes;
+use ogel_ids::Lsn;
+use wal_decoder::{
+    key::{PAGE_SIZE, Page, RelFork, SlruKind},
+    redo::{self, PageRef, RedoError},
+};
+
+use super::{ReadError, Timeline, page_cache::Cached};
+use crate::{
+    keyspace::Key,
+    layer::{
+        Io,
+        file::{LayerError, fetch},
+        map::LayerMap,
+        reconstruct::Reconstruction,
+    },
+};
+
+/// A page that needed more deltas than this is to get an image.
+const MAX_DELTAS: usize = 32;
+/// A page that needed more layers than this is to get an image.
+const MAX_LAYERS: u32 = 12;
+
+/// Which page.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum PageId {
+    /// Of a relation fork.
+    Relation(PageRef),
+    /// Of an SLRU, by its number in the whole log.
+    Slru(SlruKind, u32),
+}
+
+impl PageId {
+    fn key(&self) -> Key {
+        match *self {
+            PageId::Relation(PageRef { rel, block }) => Key::rel_page(rel, block),
+            PageId::Slru(kind, page) => Key::slru_page(kind, page),
+        }
+    }
+
+    fn apply(&self, page: &mut Page, delta: &[u8], lsn: Lsn) -> Result<(), RedoError> {
+        match *self {
+            PageId::Relation(target) => redo::apply(page, delta, target, lsn),
+            PageId::Slru(kind, _) => redo::apply_slru(kind, page, delta),
+        }
+    }
+}
+
+/// Everything that is needed to make some pages, in memory.
+pub struct PageBatch {
+    at: Lsn,
+    layers: Arc<LayerMap>,
+    /// One for each page, in the order asked for.
+    pages: Vec<PageId>,
+    kept: Vec<Option<Bytes>>,
+    /// Of the pages that were not kept, in order.
+    reads: Vec<Reconstruction>,
+}
+
+impl Timeline {
+    /// Gathers what makes these pages as of `at`; each layer is visited once, and what must be read from disk is read together.
+    pub fn gather_pages(&self, pages: &[PageId], at: Lsn, io: Io) -> Result<PageBatch, ReadError> {
+        let mut kept = Vec::with_capacity(pages.len());
+        let mut reads = Vec::new();
+        for page in pages {
+            let key = page.key();
+            let mut read = Reconstruction::new(key, at);
+            match self.pages.get(&key, at) {
+                Cached::Valid(page) => {
+                    kept.push(Some(page));
+                    continue;
+                }
+                Cached::Version(version, page) => read = read.with_kept(version, page),
+                Cached::Nothing => {}
+            }
+            kept.push(None);
+            reads.push(read);
+        }
+        let layers = self.pin_layers();
+        let located = if reads.is_empty() { Ok(()) } else { self.locate_and_fetch(&layers, &mut reads, io) };
+        located.inspect_err(|error| self.note(error))?;
+        Ok(PageBatch { at, layers, pages: pages.to_vec(), kept, reads })
+    }
+
+    fn locate_and_fetch(&self, layers: &LayerMap, reads: &mut [Reconstruction], io: Io) -> Result<(), ReadError> {
+        self.lineage(layers).locate(reads, io)?;
+        Ok(fetch(reads, io)?)
+    }
+
+    /// Makes the pages one by one, in the order asked for.
+    pub fn make_pages(&self, batch: PageBatch) -> PageMaker<'_> {
+        PageMaker {
+            timeline: self,
+            kept: batch.kept.into_iter(),
+            pages: batch.pages.into_iter(),
+            reads: batch.reads.into_iter(),
+            at: batch.at,
+            layers: batch.layers,
+        }
+    }
+
+    /// Makes `page` the relation page as of `at`. Zeros where nothing is stored: out of range, or extended without WAL.
+    pub fn read_page(&self, rel: RelFork, block: u32, at: Lsn, page: &mut Page, io: Io) -> Result<(), ReadError> {
+        let batch = self.gather_pages(&[PageId::Relation(PageRef { rel, block })], at, io)?;
+        self.make_pages(batch).next_into(page)
+    }
+
+    /// All pages of an SLRU segment; `None` when it does not exist.
+    pub fn slru_segment(&self, kind: SlruKind, segment: u32, at: Lsn, io: Io) -> Result<Option<Vec<u8>>, ReadError> {
+        let Some(pages) = self.slru_size(kind, segment, at, io)? else { return Ok(None) };
+        let first = segment.saturating_mul(SlruKind::PAGES_PER_SEGMENT);
+        let numbers = first..first.saturating_add(pages.min(SlruKind::PAGES_PER_SEGMENT));
+        let mut content = vec![0; numbers.len() * PAGE_SIZE];
+        let pages: Vec<PageId> = numbers.map(|number| PageId::Slru(kind, number)).collect();
+        let batch = self.gather_pages(&pages, at, io)?;
+        let mut maker = self.make_pages(batch);
+        for page in content.as_chunks_mut().0 {
+            maker.next_into(page)?;
+        }
+        Ok(Some(content))
+    }
+
+    pub(super) fn note(&self, error: &ReadError) {
+        match error {
+            ReadError::Layer(LayerError::WouldBlock | LayerError::Io { .. }) | ReadError::AncestorBehind { .. } => {}
+            ReadError::Redo { page, .. } => self.remember_damaged(error, page.clone()),
+            ReadError::BadValue { what, .. } => self.remember_damaged(error, what.clone()),
+            ReadError::Layer(file) => self.remember_damaged(error, file.to_string()),
+        }
+    }
+}
+
+/// Makes the pages of a batch.
+pub struct PageMaker<'a> {
+    timeline: &'a Timeline,
+    at: Lsn,
+    layers: Arc<LayerMap>,
+    pages: std::vec::IntoIter<PageId>,
+    kept: std::vec::IntoIter<Option<Bytes>>,
+    reads: std::vec::IntoIter<Reconstruction>,
+}
+
+impl PageMaker<'_> {
+    /// Makes the next page of the batch. A failure is that page's only.
+    pub fn next_into(&mut self, page: &mut Page) -> Result<(), ReadError> {
+        let (Some(id), Some(kept)) = (self.pages.next(), self.kept.next()) else {
+            unreachable!("no more pages are taken than were asked for")
+        };
+        if let Some(kept) = kept {
+            page.copy_from_slice(&kept);
+            return Ok(());
+        }
+        let read = self.reads.next().expect("there is a read for each page that was not kept");
+        self.make(id, &read, page).inspect_err(|error| self.timeline.note(error))
+    }
+
+    /// Redo in place.
+    fn make(&self, id: PageId, read: &Reconstruction, page: &mut Page) -> Result<(), ReadError> {
+        match read.base() {
+            Some(image) if image.len() == PAGE_SIZE => page.copy_from_slice(image),
+            Some(image) => return Err(ReadError::BadValue { what: read.key().describe(), len: image.len() }),
+            None => page.fill(0),
+        }
+        for (lsn, delta) in read.deltas() {
+            let failed = |error| ReadError::Redo { page: read.key().describe(), lsn, error };
+            id.apply(page, delta, lsn).map_err(failed)?;
+        }
+        let timeline = self.timeline;
+        timeline.environment.metrics.deltas_applied.inc_by(read.delta_count() as u64);
+        timeline.environment.metrics.layers_visited.inc_by(u64::from(read.layers()));
+        if read.delta_count() > MAX_DELTAS || read.layers() > MAX_LAYERS {
+            timeline.image_requests.add(*read.key());
+        }
+        if let (PageId::Relation(_), Some(version)) = (id, read.newest()) {
+            let unwritten = || self.is_unwritten_since(read.key());
+            timeline.pages.insert(read.key(), version, self.at, page, unwritten);
+        }
+        Ok(())
+    }
+
+    /// Whether nothing of the key above `at` has been put into any layer so far. `false` when that cannot be told at once.
+    fn is_unwritten_since(&self, key: &Key) -> bool {
+        let now = self.timeline.pin_layers();
+        Arc::ptr_eq(&now.open, &self.layers.open)
+            && self.at >= now.open.start
+            && now.open.newest_version(key).is_none_or(|newest| newest <= self.at)
+    }
+}
