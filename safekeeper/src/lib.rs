@@ -5,6 +5,7 @@
 //! lib.rs         puts the parts together: Safekeeper::start
 //! settings.rs    flags, environment, file
 //! store.rs       the data folder and the node's identity
+//! tombstones.rs  what was deleted and must not come back
 //! registry.rs    all timelines; opening and creating them
 //! timeline/      one timeline: the shell around quorum::Acceptor, its disk queue, recent WAL in memory, its creation
 //! disk/          its files: segments, control file, side file of acknowledged ends, recovery
@@ -26,6 +27,7 @@ mod registry;
 mod settings;
 mod store;
 mod timeline;
+mod tombstones;
 mod wire;
 
 use std::{sync::Arc, time::Duration};
@@ -39,6 +41,7 @@ use ogel_service::{
 use quorum::Member;
 use tokio::{net::TcpListener, task::JoinHandle};
 
+use disk::space::SpaceLimits;
 use metrics::Metrics;
 use peers::Peers;
 use registry::Registry;
@@ -85,8 +88,14 @@ impl Safekeeper {
             metrics: metrics.clone(),
             sync: !settings.no_sync,
             wal_tail_bytes: settings.wal_tail_bytes,
+            limits: SpaceLimits {
+                quota_bytes: settings.timeline_quota_bytes,
+                floor_bytes: settings.free_space_floor_bytes,
+            },
         };
-        let registry = Arc::new(Registry::new(Arc::new(store), shared.clone()));
+        let store = Arc::new(store);
+        let registry = Arc::new(Registry::new(store.clone(), shared.clone()));
+        let deleted = store.tombstones().len();
         let timelines = registry.list().await.context("the data folder cannot be listed")?.len();
         shared.peers.start(&registry, &shutdown);
 
@@ -102,7 +111,7 @@ impl Safekeeper {
         let servers =
             vec![tokio::spawn(http_server), tokio::spawn(wire::serve(pg, registry.clone(), metrics, shutdown.clone()))];
         readiness.set_ready();
-        tracing::info!(timelines, "serving");
+        tracing::info!(timelines, deleted, "serving");
         Ok(Self { me, registry, shutdown, servers })
     }
 

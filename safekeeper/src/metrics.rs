@@ -31,6 +31,8 @@ pub struct Metrics {
     pub wal_sent_bytes: Counter<u64, AtomicU64>,
     /// Timelines that are open.
     pub open_timelines: Gauge<i64, AtomicI64>,
+    /// Timelines that acknowledge nothing for lack of disk space.
+    pub timelines_out_of_space: Gauge<i64, AtomicI64>,
     /// Timelines that cannot be served because their files are damaged.
     pub refused_timelines: Gauge<i64, AtomicI64>,
 }
@@ -50,6 +52,7 @@ impl Metrics {
             readers: Gauge::default(),
             wal_sent_bytes: Counter::default(),
             open_timelines: Gauge::default(),
+            timelines_out_of_space: Gauge::default(),
             refused_timelines: Gauge::default(),
         };
         let m = &metrics;
@@ -76,6 +79,8 @@ impl Metrics {
         registry.register("readers", "Connected readers of WAL", m.readers.clone());
         registry.register_with_unit("wal_sent", "WAL sent to readers", Unit::Bytes, m.wal_sent_bytes.clone());
         registry.register("open_timelines", "Timelines open", m.open_timelines.clone());
+        let lacking = m.timelines_out_of_space.clone();
+        registry.register("timelines_out_of_space", "Timelines that wait for disk space or their quota", lacking);
         registry.register("refused_timelines", "Timelines refused because of damage", m.refused_timelines.clone());
         metrics
     }

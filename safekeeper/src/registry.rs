@@ -4,9 +4,11 @@ use std::{
     collections::HashMap,
     io,
     sync::{Arc, Mutex, PoisonError},
+    time::{SystemTime, UNIX_EPOCH},
 };
 
 use bytes::Bytes;
+use ogel_ids::{TenantId, TimelineId};
 use quorum::{AcceptorState, RefusalCode, Refused};
 use tokio::sync::OnceCell;
 
@@ -16,6 +18,7 @@ use crate::{
         OpenError, Shared, Timeline, TimelineKey,
         creation::{self, CreationError},
     },
+    tombstones::TombstoneError,
 };
 
 /// A timeline on disk: open, or refused with a reason.
@@ -30,6 +33,17 @@ pub enum Created {
     Present,
     /// It was there with other parameters; which.
     Differs(String),
+}
+
+/// A deletion that is not complete; repeat it.
+#[derive(Debug, thiserror::Error)]
+pub enum DeletionError {
+    /// Nothing was deleted.
+    #[error(transparent)]
+    Tombstone(#[from] TombstoneError),
+    /// It is deleted, but its files may still be there; they go at the next start, or when it is deleted again.
+    #[error("the files cannot be removed: {0}")]
+    Io(#[from] io::Error),
 }
 
 /// All timelines of the node.
@@ -49,6 +63,9 @@ impl Registry {
 
     /// Opens the timeline, or returns it when it is open.
     pub async fn get(&self, key: TimelineKey) -> Slot {
+        if let Some(time) = self.store.tombstones().find(key) {
+            return Err(self.deleted(key, time));
+        }
         let known = self.slots.lock().unwrap_or_else(PoisonError::into_inner).get(&key).cloned();
         let cell = match known {
             Some(cell) => cell,
@@ -95,6 +112,56 @@ impl Registry {
         }
     }
 
+    fn deleted(&self, key: TimelineKey, time: u64) -> Refused {
+        Refused {
+            code: RefusalCode::UnknownTimeline,
+            text: format!(
+                "timeline {key} was deleted on safekeeper {} (at {time} seconds since 1970) and cannot come back; \
+                 a new one needs a new id",
+                self.shared.me.node_id
+            ),
+        }
+    }
+
+    /// Deletes a timeline, or all of a tenant, for good; repeating it is harmless. What uses them is ended. Says when it was
+    /// deleted first, in seconds since 1970.
+    pub async fn delete(&self, tenant: TenantId, timeline: Option<TimelineId>) -> Result<u64, DeletionError> {
+        let _creating = self.creating.lock().await;
+        let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default().as_secs();
+        let store = self.store.clone();
+        let time = tokio::task::spawn_blocking(move || store.tombstones().bury(tenant, timeline, now))
+            .await
+            .map_err(io::Error::other)??;
+        let store = self.store.clone();
+        let found = tokio::task::spawn_blocking(move || store.timelines()).await.map_err(io::Error::other)??;
+        let doomed = |(of, id): &(TenantId, TimelineId)| *of == tenant && timeline.is_none_or(|wanted| wanted == *id);
+        for (tenant, timeline) in found.into_iter().filter(doomed) {
+            let key = TimelineKey { tenant, timeline };
+            self.end(key, time).await;
+            let store = self.store.clone();
+            tokio::task::spawn_blocking(move || store.remove(key)).await.map_err(io::Error::other)??;
+            tracing::info!(timeline = %key, "timeline deleted");
+        }
+        Ok(time)
+    }
+
+    /// Ends a timeline's use; an opening that is under way is waited for.
+    async fn end(&self, key: TimelineKey, time: u64) {
+        let cell = self.slots.lock().unwrap_or_else(PoisonError::into_inner).remove(&key);
+        let Some(cell) = cell else { return };
+        let refused = self.deleted(key, time);
+        match cell.get_or_init(|| async { Err(refused.clone()) }).await {
+            Ok(timeline) => {
+                timeline.end(refused.clone()).await;
+                self.shared.metrics.open_timelines.dec();
+            }
+            Err(before) if *before != refused => {
+                self.shared.metrics.refused_timelines.dec();
+            }
+            Err(_) => {}
+        }
+    }
+
     /// Those that are open.
     pub fn open_timelines(&self) -> Vec<Arc<Timeline>> {
         let slots = self.slots.lock().unwrap_or_else(PoisonError::into_inner);
@@ -129,6 +196,9 @@ impl Registry {
     ) -> Result<Created, CreationError> {
         creation::check(&state, &prefix, self.shared.me)?;
         let _creating = self.creating.lock().await;
+        if let Some(time) = self.store.tombstones().find(key) {
+            return Ok(Created::Differs(self.deleted(key, time).text));
+        }
         let path = self.store.timeline_path(key.tenant, key.timeline);
         if !path.is_dir() {
             let sync = self.shared.sync;

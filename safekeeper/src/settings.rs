@@ -31,6 +31,12 @@ pub struct Settings {
     /// Recent WAL kept in memory per active timeline for readers that are close behind, in bytes
     #[arg(long, env = "OGEL_WAL_TAIL_BYTES", value_name = "BYTES", default_value = "4194304")]
     pub wal_tail_bytes: usize,
+    /// Most disk space for the WAL of one timeline, in bytes; its commits wait while it is used up. 0 = no limit
+    #[arg(long, env = "OGEL_TIMELINE_QUOTA_BYTES", value_name = "BYTES", default_value = "0")]
+    pub timeline_quota_bytes: u64,
+    /// Disk space that stays free for votes and control files, in bytes; commits wait rather than take it. 0 = none
+    #[arg(long, env = "OGEL_FREE_SPACE_FLOOR_BYTES", value_name = "BYTES", default_value = "67108864")]
+    pub free_space_floor_bytes: u64,
     /// Do not flush anything to disk. ONLY FOR TESTS: a crash of the machine loses commits
     #[arg(long, env = "OGEL_NO_SYNC", hide_env = true)]
     pub no_sync: bool,

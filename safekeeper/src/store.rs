@@ -5,6 +5,8 @@
 //! DIR/store.json                               format version, node id, store uuid
 //! DIR/tenants/TENANT/timelines/TIMELINE/       one folder per timeline
 //! DIR/tenants/TENANT/timelines/.making-…       a timeline being made; swept at start
+//! DIR/tenants/TENANT/timelines/.deleting-…     a timeline being removed; swept at start
+//! DIR/tombstones                               what was deleted and must not come back (tombstones.rs)
 //! ```
 
 use std::{
@@ -16,12 +18,19 @@ use ogel_ids::{NodeId, StoreUuid, TenantId, TimelineId};
 use ogel_service::{DataFolder, DataFolderError, durable_file};
 use serde::{Deserialize, Serialize};
 
+use crate::{
+    timeline::TimelineKey,
+    tombstones::{TombstoneError, Tombstones},
+};
+
 /// Version of the folder's layout and of the files in it.
 pub const FORMAT_VERSION: u32 = 1;
 
 const STORE_FILE: &str = "store.json";
 /// Names of folders of timelines that are being made begin so.
 pub const MAKING_PREFIX: &str = ".making-";
+/// Names of folders of timelines that are being removed begin so.
+const DELETING_PREFIX: &str = ".deleting-";
 
 /// Why the folder cannot be used.
 #[derive(Debug, thiserror::Error)]
@@ -70,6 +79,9 @@ pub enum StoreError {
         /// Who we are.
         given: NodeId,
     },
+    /// What was deleted is not known.
+    #[error(transparent)]
+    Tombstones(#[from] TombstoneError),
     /// There are timelines but no identity.
     #[error(
         "{path} has timelines but no {STORE_FILE}: the node's identity is unknown, so it must not vote; \
@@ -93,6 +105,7 @@ struct StoreFile {
 pub struct Store {
     folder: DataFolder,
     store_uuid: StoreUuid,
+    tombstones: Tombstones,
 }
 
 impl Store {
@@ -122,12 +135,18 @@ impl Store {
         }
         let tenants = path.join("tenants");
         durable_file::create_folders(&tenants).map_err(|error| StoreError::Io { path: tenants, error })?;
-        Ok(Self { folder, store_uuid: identity.store_uuid })
+        let tombstones = Tombstones::open(path)?;
+        Ok(Self { folder, store_uuid: identity.store_uuid, tombstones })
     }
 
     /// Identity of this folder.
     pub fn store_uuid(&self) -> StoreUuid {
         self.store_uuid
+    }
+
+    /// What was deleted.
+    pub fn tombstones(&self) -> &Tombstones {
+        &self.tombstones
     }
 
     /// Where a tenant's timelines are.
@@ -140,15 +159,31 @@ impl Store {
         self.timelines_path(tenant).join(timeline.to_string())
     }
 
-    /// Removes what interrupted creations have left. Only at start, when none is under way.
+    /// Removes what interrupted creations and deletions have left. Only at start, when none is under way.
     pub fn sweep(&self) -> io::Result<()> {
-        for (_, path) in self.timeline_folders()? {
-            let name = path.file_name().and_then(|name| name.to_str());
-            if name.is_some_and(|name| name.starts_with(MAKING_PREFIX)) {
+        for (tenant, path) in self.timeline_folders()? {
+            let name = path.file_name().and_then(|name| name.to_str()).unwrap_or_default();
+            let unfinished = name.starts_with(MAKING_PREFIX) || name.starts_with(DELETING_PREFIX);
+            let buried = |timeline| self.tombstones.find(TimelineKey { tenant, timeline }).is_some();
+            if unfinished || name.parse().is_ok_and(buried) {
                 fs::remove_dir_all(path)?;
             }
         }
         Ok(())
+    }
+
+    /// Removes a timeline's folder, whatever is in it; one that is not there is fine. Nobody may use it any more. Blocks.
+    pub fn remove(&self, key: TimelineKey) -> io::Result<()> {
+        let path = self.timeline_path(key.tenant, key.timeline);
+        let Some(parent) = path.parent().filter(|_| path.exists()) else { return Ok(()) };
+        // Under another name first: half a folder must never be taken for a damaged timeline.
+        let doomed = parent.join(format!("{DELETING_PREFIX}{}", key.timeline));
+        if doomed.exists() {
+            fs::remove_dir_all(&doomed)?;
+        }
+        fs::rename(&path, &doomed)?;
+        durable_file::sync_folder(parent)?;
+        fs::remove_dir_all(&doomed)
     }
 
     /// All timelines that have a folder.

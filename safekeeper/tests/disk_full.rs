@@ -7,7 +7,7 @@ mod node;
 
 use std::{path::Path, process::Command, time::Duration};
 
-use node::{Node, proposer::TestProposer, reader::TestReader, timeline, wal::Wal};
+use node::{Node, Ports, proposer::TestProposer, reader::TestReader, timeline, wal::Wal};
 use ogel_ids::Lsn;
 use quorum::{AcceptorMessage, RefusalCode};
 
@@ -26,6 +26,83 @@ impl Drop for SmallDisk<'_> {
     }
 }
 
+async fn lack_of_space(proposer: &mut TestProposer) -> String {
+    loop {
+        match proposer.receive().await {
+            Some(AcceptorMessage::Refused(refused)) => {
+                assert_eq!(refused.code, RefusalCode::OutOfSpace);
+                return refused.text;
+            }
+            Some(_) => {}
+            None => panic!("the connection must stay"),
+        }
+    }
+}
+
+/// What a quota refuses waits, on the same connection, until older segments are gone.
+#[tokio::test]
+async fn a_used_up_quota_is_back_pressure() {
+    let folder = node::folder("quota");
+    let flags = ["--timeline-quota-bytes=4194304"];
+    let node = Node::start_flags(&folder, 1, Ports::take().await, &[], &flags).await;
+    let mut wal = Wal::new();
+    for id in [1, 2] {
+        assert_eq!(node.create(timeline(id), &wal, &node::with_strangers(node.member)).await.0, 201);
+    }
+    let mut proposer = TestProposer::elect(&node, timeline(1), 1).await;
+    for _ in 0..6 {
+        let begin = wal.end();
+        let bytes = wal.append(800_000);
+        proposer.append(begin, &bytes, begin).await;
+    }
+    let text = lack_of_space(&mut proposer).await;
+    assert!(text.contains("quota of 4194304"), "{text}");
+    let state = node.state(timeline(1)).await;
+    assert!(state["waits_for_space"].as_str().is_some_and(|text| text.contains("quota")), "{state}");
+    assert!(node.get("/metrics").await.1.contains("safekeeper_timelines_out_of_space 1"));
+    let mut other = TestProposer::elect(&node, timeline(2), 1).await;
+    let mut others_wal = Wal::new();
+    let begin = others_wal.end();
+    let bytes = others_wal.append(1000);
+    other.append(begin, &bytes, begin).await;
+    other.flushed(others_wal.end()).await;
+
+    let timeline_folder = folder.join(format!("tenants/{}/timelines/{}", node::tenant(), timeline(1)));
+    let mut segments: Vec<_> =
+        std::fs::read_dir(&timeline_folder).unwrap().map(|entry| entry.unwrap().path()).collect();
+    segments.retain(|path| path.file_name().unwrap().len() == 24);
+    segments.sort();
+    segments.iter().take(3).for_each(|path| std::fs::remove_file(path).unwrap());
+    proposer.flushed(wal.end()).await;
+    assert!(node.state(timeline(1)).await["waits_for_space"].is_null());
+    assert!(node.get("/metrics").await.1.contains("safekeeper_timelines_out_of_space 0"));
+    node.stop().await;
+}
+
+/// The free-space floor keeps room for what must always be possible.
+#[tokio::test]
+async fn the_floor_leaves_room_for_votes() {
+    let folder = node::folder("floor");
+    let Some(_disk) = SmallDisk::mount(&folder) else {
+        println!("skipped: no right to mount a file system");
+        return;
+    };
+    let flags = ["--free-space-floor-bytes=3000000"];
+    let node = Node::start_flags(&folder.join("store"), 1, Ports::take().await, &[], &flags).await;
+    let mut wal = Wal::new();
+    assert_eq!(node.create(timeline(1), &wal, &node::with_strangers(node.member)).await.0, 201);
+    let mut proposer = TestProposer::elect(&node, timeline(1), 1).await;
+    for _ in 0..9 {
+        let begin = wal.end();
+        let bytes = wal.append(800_000);
+        proposer.append(begin, &bytes, begin).await;
+    }
+    let text = lack_of_space(&mut proposer).await;
+    assert!(text.contains("must stay free"), "{text}");
+    TestProposer::elect(&node, timeline(1), 2).await;
+    node.stop().await;
+}
+
 #[tokio::test]
 async fn a_full_disk_stops_acknowledgements_until_there_is_space() {
     let folder = node::folder("disk_full");
@@ -33,7 +110,8 @@ async fn a_full_disk_stops_acknowledgements_until_there_is_space() {
         println!("skipped: no right to mount a file system");
         return;
     };
-    let node = Node::start(&folder.join("store"), 1).await;
+    let flags = ["--free-space-floor-bytes=0"];
+    let node = Node::start_flags(&folder.join("store"), 1, Ports::take().await, &[], &flags).await;
     let mut wal = Wal::new();
     assert_eq!(node.create(timeline(1), &wal, &node::with_strangers(node.member)).await.0, 201);
     let filler = folder.join("filler");
@@ -45,16 +123,7 @@ async fn a_full_disk_stops_acknowledgements_until_there_is_space() {
         let bytes = wal.append(800_000);
         proposer.append(begin, &bytes, begin).await;
     }
-    let text = loop {
-        match proposer.receive().await {
-            Some(AcceptorMessage::Refused(refused)) => {
-                assert_eq!(refused.code, RefusalCode::OutOfSpace);
-                break refused.text;
-            }
-            Some(_) => {}
-            None => panic!("the connection must stay"),
-        }
-    };
+    let text = lack_of_space(&mut proposer).await;
     assert!(text.contains("free disk space"), "{text}");
     let state = node.state(timeline(1)).await;
     let flushed: Lsn = state["flush_lsn"].as_str().unwrap().parse().unwrap();

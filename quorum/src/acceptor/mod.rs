@@ -338,7 +338,8 @@ impl Acceptor {
         }
     }
 
-    fn token(&self) -> Token {
+    /// The present log: disk work that was issued for another one may be dropped as long as it has not begun.
+    pub fn token(&self) -> Token {
         Token { term: self.state.term, truncations: self.truncations }
     }
 

@@ -62,15 +62,24 @@ impl Promises {
         self.version
     }
 
-    /// The version that will have made all of `state` durable.
+    /// The first version that will have made all of `state` durable: what is written for other fields' sake, and may wait for
+    /// disk space, is not waited for.
     pub(super) fn version_of(&self, state: &AcceptorState) -> u64 {
-        let newest = self.issued.back().map_or(&self.durable, |(_, promise)| promise);
-        let issued = newest.term == state.term
-            && newest.voted_for == state.voted_for
-            && newest.history == state.history
-            && newest.generation == state.membership.generation()
-            && newest.archived_tail == state.archived_tail;
-        if issued { self.version } else { self.version + 1 }
+        let same = |promise: &Promise| {
+            promise.term == state.term
+                && promise.voted_for == state.voted_for
+                && promise.history == state.history
+                && promise.generation == state.membership.generation()
+                && promise.archived_tail == state.archived_tail
+        };
+        let mut version = self.version + 1;
+        for (issued, promise) in self.issued.iter().rev() {
+            if !same(promise) {
+                return version;
+            }
+            version = *issued;
+        }
+        if same(&self.durable) { self.durable_version } else { version }
     }
 
     pub(super) fn persisted(&mut self, version: u64) {

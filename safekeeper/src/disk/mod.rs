@@ -4,3 +4,4 @@ pub mod acked_file;
 pub mod control_file;
 pub mod recovery;
 pub mod segments;
+pub mod space;

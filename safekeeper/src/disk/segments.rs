@@ -12,14 +12,14 @@ use std::{
     path::{Path, PathBuf},
     sync::{
         Arc, Mutex, PoisonError,
-        atomic::{AtomicU64, Ordering},
+        atomic::{AtomicBool, AtomicU64, Ordering},
     },
 };
 
 use ogel_ids::Lsn;
 use ogel_service::durable_file;
 
-use super::acked_file;
+use super::{acked_file, space::SpaceLimits};
 
 /// Bytes written and flushed at a time while a segment is made: the disk's queue stays short for commits.
 const FILL_STEP_BYTES: usize = 1 << 20;
@@ -30,8 +30,13 @@ const ZERO_STEP_BYTES: usize = 64 << 10;
 #[derive(Debug, thiserror::Error)]
 pub enum SegmentError {
     /// No room for the next segment; nothing was written, try again when there is.
-    #[error("no disk space for WAL segment {0}")]
-    NoSpace(String),
+    #[error("no disk space for WAL segment {segment}: {reason}")]
+    NoSpace {
+        /// File name.
+        segment: String,
+        /// Which limit was met.
+        reason: String,
+    },
     /// The disk failed. What is on it is unknown: the process must end and read it anew.
     #[error("WAL segment {name}: {error}")]
     Io {
@@ -52,12 +57,27 @@ pub struct SegmentFolder {
     making: Mutex<()>,
     /// Highest segment that was begun to be made ahead.
     ahead: AtomicU64,
+    limits: SpaceLimits,
+    /// The folder is being removed: nothing is made in it any more.
+    retired: AtomicBool,
 }
 
 impl SegmentFolder {
     /// `sync` = false leaves out every flush, for tests.
     pub fn new(path: PathBuf, segment_size_bytes: u64, sync: bool) -> Self {
-        Self { path, segment_size_bytes, sync, making: Mutex::new(()), ahead: AtomicU64::new(0) }
+        let (making, ahead, retired) = (Mutex::new(()), AtomicU64::new(0), AtomicBool::new(false));
+        Self { path, segment_size_bytes, sync, making, ahead, limits: SpaceLimits::default(), retired }
+    }
+
+    /// Makes segments only within these limits.
+    pub fn with_limits(self, limits: SpaceLimits) -> Self {
+        Self { limits, ..self }
+    }
+
+    /// Makes nothing from now on; waits for what is being made.
+    pub fn retire(&self) {
+        self.retired.store(true, Ordering::SeqCst);
+        drop(self.making.lock().unwrap_or_else(PoisonError::into_inner));
     }
 
     /// Bytes of a segment.
@@ -97,7 +117,9 @@ impl SegmentFolder {
     fn failed(&self, number: u64) -> impl Fn(io::Error) -> SegmentError {
         let name = self.segment_name(number);
         move |error| match error.kind() {
-            io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded => SegmentError::NoSpace(name.clone()),
+            io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded => {
+                SegmentError::NoSpace { segment: name.clone(), reason: error.to_string() }
+            }
             _ => SegmentError::Io { name: name.clone(), error },
         }
     }
@@ -109,6 +131,7 @@ impl SegmentFolder {
         if path.exists() {
             return Ok(());
         }
+        self.check_limits(number)?;
         let partial = self.path.join(format!(".{}.partial", self.segment_name(number)));
         self.fill(&partial, prefix)
             .and_then(|()| fs::rename(&partial, &path))
@@ -117,6 +140,21 @@ impl SegmentFolder {
                 let _ = fs::remove_file(&partial); // gives the space back; the error above is the one to report
                 self.failed(number)(error)
             })
+    }
+
+    fn check_limits(&self, number: u64) -> Result<(), SegmentError> {
+        let refused = if self.retired.load(Ordering::SeqCst) {
+            Some("the timeline was deleted".into())
+        } else if self.limits == SpaceLimits::default() {
+            None
+        } else {
+            let used_bytes = self.numbers().map_err(self.failed(number))?.len() as u64 * self.segment_size_bytes;
+            self.limits.refuse(&self.path, used_bytes, self.segment_size_bytes).map_err(self.failed(number))?
+        };
+        match refused {
+            Some(reason) => Err(SegmentError::NoSpace { segment: self.segment_name(number), reason }),
+            None => Ok(()),
+        }
     }
 
     fn fill(&self, path: &Path, prefix: &[u8]) -> io::Result<()> {

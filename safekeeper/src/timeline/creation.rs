@@ -107,7 +107,7 @@ fn fill(folder: &Path, state: &AcceptorState, prefix: &[u8], sync: bool) -> Resu
     let size = state.identity.wal_segment_size_bytes.into();
     let segments = SegmentFolder::new(folder.to_owned(), size, sync);
     segments.make(state.identity.start_lsn.segment_number(size), prefix).map_err(|error| match error {
-        SegmentError::NoSpace(_) => CreationError::NoSpace,
+        SegmentError::NoSpace { .. } => CreationError::NoSpace,
         SegmentError::Io { error, .. } => error.into(),
     })?;
     AckedFile::create(folder, state.identity.start_lsn)?;

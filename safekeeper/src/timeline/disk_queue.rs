@@ -132,8 +132,8 @@ impl Disk {
     fn write(&mut self, token: Token, at: Lsn, wal: &Bytes) -> io::Result<Outcome> {
         let end = Lsn(at.0 + wal.len() as u64);
         match self.writer.make_room(at, end) {
-            Err(SegmentError::NoSpace(name)) => {
-                return Ok(Outcome::NoSpace { reason: format!("no space for WAL segment {name}") });
+            Err(error @ SegmentError::NoSpace { .. }) => {
+                return Ok(Outcome::NoSpace { reason: error.to_string() });
             }
             other => other.map_err(io::Error::other)?,
         }
@@ -159,11 +159,8 @@ impl Disk {
         let folder = self.folder.clone();
         tokio::task::spawn_blocking(move || match folder.make(number + 1, &[]) {
             Ok(()) => {}
-            Err(SegmentError::NoSpace(name)) => {
-                tracing::warn!(
-                    segment = name,
-                    "no disk space to make the next WAL segment ahead; commits stop when this one is full"
-                )
+            Err(error @ SegmentError::NoSpace { .. }) => {
+                tracing::warn!(%error, "the next WAL segment is not made ahead; commits stop when this one is full")
             }
             Err(error) => crash(&error),
         });

@@ -11,6 +11,7 @@
 
 pub mod creation;
 pub mod disk_queue;
+mod ended;
 mod outbox;
 mod turn;
 mod wal_tail;
@@ -29,7 +30,7 @@ use bytes::Bytes;
 use ogel_ids::{Lsn, TenantId, Term, TimelineId};
 use quorum::{
     Acceptor, AcceptorAction, AcceptorEvent, AcceptorState, ConnectionId, FetchId, Member, PageserverFeedback,
-    PeerStatus, TermHistory,
+    PeerStatus, Refused, TermHistory,
     acceptor::{RestoreError, TimelineIdentity},
 };
 use tokio::{
@@ -43,6 +44,7 @@ use crate::{
     disk::{
         recovery::{self, RecoveryError},
         segments::{SegmentFolder, SegmentReader},
+        space::SpaceLimits,
     },
     metrics::Metrics,
     peers::Peers,
@@ -97,6 +99,8 @@ pub struct Shared {
     pub sync: bool,
     /// Recent WAL in memory per timeline.
     pub wal_tail_bytes: usize,
+    /// Disk space per timeline, and what stays free.
+    pub limits: SpaceLimits,
 }
 
 /// Why a timeline on disk cannot be served.
@@ -133,12 +137,14 @@ struct Inner {
     disk: Option<Box<Disk>>,
     /// The next try waits for its time.
     out_of_space: bool,
-    /// Lack of space was logged, and has not ended yet.
-    space_lack_logged: bool,
+    /// Why there was no space for the last try, until one succeeds.
+    space_lack: Option<String>,
     connections: HashMap<ConnectionId, Arc<Outbox>>,
     fetches: HashMap<FetchId, AbortHandle>,
     /// commit_lsn when what is persisted lazily was last persisted.
     checkpointed: Lsn,
+    /// It was deleted: nothing is thought, written or answered any more.
+    ended: Option<Refused>,
 }
 
 impl Timeline {
@@ -154,7 +160,8 @@ impl Timeline {
         tracing::info!(timeline = %key, flush_lsn = %acceptor.flush_lsn(), commit_lsn = %acceptor.commit_lsn(), "timeline opened");
         let commit_lsn = acceptor.commit_lsn();
         let position = position_of(&acceptor, None);
-        let folder = Arc::new(SegmentFolder::new(path.to_owned(), identity.wal_segment_size_bytes.into(), shared.sync));
+        let folder = SegmentFolder::new(path.to_owned(), identity.wal_segment_size_bytes.into(), shared.sync);
+        let folder = Arc::new(folder.with_limits(shared.limits));
         let cuts = Arc::new(AtomicU64::new(0));
         let disk = Box::new(Disk::new(recovered, folder.clone(), cuts.clone()));
         let inner = Inner {
@@ -163,10 +170,11 @@ impl Timeline {
             queued_bytes: 0,
             disk: Some(disk),
             out_of_space: false,
-            space_lack_logged: false,
+            space_lack: None,
             connections: HashMap::new(),
             fetches: HashMap::new(),
             checkpointed: commit_lsn,
+            ended: None,
         };
         Ok(Arc::new(Self {
             key,
@@ -211,6 +219,11 @@ impl Timeline {
     pub fn connected(&self) -> (bool, PageserverFeedback) {
         let inner = self.lock();
         (inner.acceptor.proposer_connected(), inner.acceptor.pageserver_feedback())
+    }
+
+    /// Why nothing is acknowledged for lack of space, if that is so.
+    pub fn space_lack(&self) -> Option<String> {
+        self.lock().space_lack.clone()
     }
 
     /// Adds a proposer's connection; its answers come through the outbox.
@@ -285,6 +298,9 @@ impl Timeline {
     }
 
     fn apply(self: &Arc<Self>, inner: &mut Inner, event: AcceptorEvent) {
+        if inner.ended.is_some() {
+            return;
+        }
         for action in inner.acceptor.handle(event) {
             self.carry_out(inner, action);
         }

@@ -14,7 +14,7 @@ const SPACE_RETRY: Duration = Duration::from_secs(1);
 
 impl Timeline {
     pub(super) fn start_turn(self: &Arc<Self>, inner: &mut Inner) {
-        if inner.queue.is_empty() || inner.out_of_space {
+        if inner.queue.is_empty() || inner.out_of_space || inner.ended.is_some() {
             return;
         }
         if let Some(disk) = inner.disk.take() {
@@ -85,7 +85,8 @@ impl Timeline {
         let done = batch.iter().map(DiskWork::size_bytes).sum::<usize>();
         inner.queued_bytes -= done;
         if done > 0 {
-            if std::mem::replace(&mut inner.space_lack_logged, false) {
+            if inner.space_lack.take().is_some() {
+                self.shared.metrics.timelines_out_of_space.dec();
                 tracing::info!(timeline = %self.key, "there is disk space again");
             }
             self.room.notify_waiters();
@@ -149,11 +150,12 @@ impl Timeline {
         rest.into_iter().rev().for_each(|work| inner.queue.push_front(work));
         inner.disk = Some(disk);
         inner.out_of_space = true;
-        if !std::mem::replace(&mut inner.space_lack_logged, true) {
+        if inner.space_lack.replace(reason.clone()).is_none() {
+            self.shared.metrics.timelines_out_of_space.inc();
             tracing::error!(timeline = %self.key, reason, "nothing more is acknowledged until there is disk space; readers go on");
         }
         let text =
-            format!("{reason} on safekeeper {}; commits wait for it; free disk space there", self.shared.me.node_id);
+            format!("safekeeper {}: {reason}; commits wait for it; free disk space there", self.shared.me.node_id);
         for outbox in inner.connections.values() {
             outbox.push(AcceptorMessage::Refused(Refused { code: RefusalCode::OutOfSpace, text: text.clone() }));
         }
@@ -162,6 +164,12 @@ impl Timeline {
             tokio::time::sleep(SPACE_RETRY).await;
             let mut inner = timeline.lock();
             inner.out_of_space = false;
+            // A vote must not wait behind WAL that nobody wants any more.
+            let present = inner.acceptor.token();
+            let stale = |work: &DiskWork| matches!(work, DiskWork::Write { token, .. } if *token != present);
+            let dropped: usize = inner.queue.iter().filter(|work| stale(work)).map(DiskWork::size_bytes).sum();
+            inner.queue.retain(|work| !stale(work));
+            inner.queued_bytes -= dropped;
             timeline.start_turn(&mut inner);
         });
     }

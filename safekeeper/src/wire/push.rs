@@ -12,8 +12,10 @@ use crate::{
     timeline::{Outbox, Timeline},
 };
 
-/// A proposer sends a heartbeat each second: one that is silent for so long is gone.
-const SILENCE: Duration = Duration::from_secs(60);
+/// A proposer that is not elected yet may have nothing to say for so long.
+const SILENCE_BEFORE_WAL: Duration = Duration::from_secs(60);
+/// An elected proposer sends a heartbeat each second: one that is silent for so long is gone.
+const SILENCE: Duration = Duration::from_secs(10);
 /// A proposer that takes nothing for so long is gone.
 const SEND_TIMEOUT: Duration = Duration::from_secs(60);
 
@@ -62,9 +64,10 @@ async fn receive(
     connection: ConnectionId,
     outbox: &Outbox,
 ) -> Result<(), WireError> {
+    let mut silence = SILENCE_BEFORE_WAL;
     loop {
         timeline.wait_for_room(Some(outbox)).await;
-        let frame = timeout(SILENCE, reader.read_frame())
+        let frame = timeout(silence, reader.read_frame())
             .await
             .map_err(|_| WireError::TimedOut("waiting for the proposer"))??;
         let Some(frame) = frame else { return Ok(()) };
@@ -74,7 +77,12 @@ async fn receive(
             _ => return Err(WireError::Malformed("a proposer sends only CopyData")),
         };
         match ProposerMessage::decode(data) {
-            Ok(message) => timeline.handle(AcceptorEvent::Message { connection, message }),
+            Ok(message) => {
+                if let ProposerMessage::Append(_) = &message {
+                    silence = SILENCE;
+                }
+                timeline.handle(AcceptorEvent::Message { connection, message });
+            }
             Err(error) => {
                 tracing::warn!(timeline = %timeline.key(), %error, "a proposer's message cannot be read");
                 outbox.push(AcceptorMessage::Refused(error.refusal()));

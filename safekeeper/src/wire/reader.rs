@@ -24,7 +24,7 @@ const CHUNK_BYTES: usize = 128 << 10;
 /// WAL read from a file at once: one hop to a blocking thread for several messages.
 const READ_BYTES: usize = 1 << 20;
 /// Sign of life when there is nothing to send; an answer is asked for.
-const KEEPALIVE_INTERVAL: Duration = Duration::from_secs(10);
+const KEEPALIVE_INTERVAL: Duration = Duration::from_secs(1);
 /// A reader that neither answers nor takes what we send is gone.
 const SILENCE: Duration = Duration::from_secs(60);
 
@@ -136,6 +136,9 @@ impl Reader {
     }
 
     fn check_log(&self, position: &Position) -> Result<(), ServerMessage> {
+        if let Some(refused) = self.timeline.ended() {
+            return Err(ServerMessage::error(sqlstate::UNDEFINED_OBJECT, refused.text));
+        }
         match self.kind {
             Kind::Peer(term) if position.last_log_term != term => Err(ServerMessage::error(
                 sqlstate::OBJECT_NOT_IN_PREREQUISITE_STATE,

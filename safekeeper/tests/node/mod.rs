@@ -84,6 +84,16 @@ impl Node {
     }
 
     pub async fn start_with(folder: &Path, node_id: u64, ports: Ports, peers: &[(u64, String)]) -> Self {
+        Self::start_flags(folder, node_id, ports, peers, &[]).await
+    }
+
+    pub async fn start_flags(
+        folder: &Path,
+        node_id: u64,
+        ports: Ports,
+        peers: &[(u64, String)],
+        flags: &[&str],
+    ) -> Self {
         ogel_service::logging::init(ogel_service::logging::LogFormat::Text);
         let peers: Vec<String> = peers.iter().map(|(id, address)| format!("{id}={address}")).collect();
         let mut arguments =
@@ -91,6 +101,7 @@ impl Node {
         if !peers.is_empty() {
             arguments.push(format!("--peers={}", peers.join(",")));
         }
+        arguments.extend(flags.iter().map(|&flag| flag.to_owned()));
         let settings = Settings::try_parse_from(arguments).unwrap();
         settings.check().unwrap();
         let (pg, http) = (ports.pg(), ports.http.local_addr().unwrap().to_string());
@@ -132,6 +143,12 @@ impl Node {
 
     pub async fn get(&self, path: &str) -> (u16, String) {
         let answer = reqwest::get(format!("http://{}{path}", self.http)).await.unwrap();
+        (answer.status().as_u16(), answer.text().await.unwrap())
+    }
+
+    pub async fn delete(&self, path: &str) -> (u16, String) {
+        let url = format!("http://{}{path}", self.http);
+        let answer = reqwest::Client::new().delete(url).send().await.unwrap();
         (answer.status().as_u16(), answer.text().await.unwrap())
     }
 

@@ -4,8 +4,8 @@ use bytes::{BufMut, Bytes};
 use ogel_ids::{CandidateId, Generation, Lsn, Term, TimelineId};
 use ogel_pgwire::{Client, CopyBothReader, CopyBothWriter};
 use quorum::{
-    AcceptorMessage, Append, AppendAnswer, Elected, ProposerGreeting, ProposerMessage, RefusalCode, TermHistory, Vote,
-    VoteRequest,
+    AcceptorMessage, Append, AppendAnswer, Elected, ProposerGreeting, ProposerMessage, RefusalCode, Refused,
+    TermHistory, Vote, VoteRequest,
 };
 use tokio::time::timeout;
 
@@ -52,6 +52,16 @@ impl TestProposer {
         frame.map(|frame| AcceptorMessage::decode(frame).unwrap())
     }
 
+    /// The next message that does not merely speak of lacking space.
+    async fn next_answer(&mut self) -> Option<AcceptorMessage> {
+        loop {
+            match self.receive().await {
+                Some(AcceptorMessage::Refused(Refused { code: RefusalCode::OutOfSpace, .. })) => {}
+                other => return other,
+            }
+        }
+    }
+
     pub async fn greet(&mut self) -> AcceptorMessage {
         self.send(ProposerMessage::Greeting(ProposerGreeting {
             tenant: tenant(),
@@ -61,7 +71,7 @@ impl TestProposer {
             wal_segment_size_bytes: 0,
         }))
         .await;
-        self.receive().await.expect("an answer to the greeting")
+        self.next_answer().await.expect("an answer to the greeting")
     }
 
     pub async fn vote(&mut self, term: u64) -> Vote {
@@ -70,7 +80,7 @@ impl TestProposer {
         self.send(ProposerMessage::VoteRequest(VoteRequest { generation: Generation(1), term: self.term, candidate }))
             .await;
         loop {
-            match self.receive().await {
+            match self.next_answer().await {
                 Some(AcceptorMessage::Vote(vote)) => return vote,
                 Some(AcceptorMessage::AppendAnswer(_)) => {}
                 other => panic!("a vote was expected, not {other:?}"),
@@ -101,7 +111,7 @@ impl TestProposer {
     /// Waits for progress as wanted.
     pub async fn answer(&mut self, wanted: impl Fn(&AppendAnswer) -> bool) -> AppendAnswer {
         loop {
-            match self.receive().await {
+            match self.next_answer().await {
                 Some(AcceptorMessage::AppendAnswer(answer)) if wanted(&answer) => return answer,
                 Some(AcceptorMessage::AppendAnswer(_)) => {}
                 other => panic!("progress was expected, not {other:?}"),

@@ -1,5 +1,7 @@
 //! The HTTP port: `docs/protocols.md` §6.
 
+mod deletion;
+
 use std::sync::Arc;
 
 use axum::{
@@ -7,7 +9,7 @@ use axum::{
     body::{Body, to_bytes},
     extract::{Path, Query, State},
     http::StatusCode,
-    routing::get,
+    routing::{delete, get},
 };
 use ogel_ids::{Generation, Lsn, NodeId, StoreUuid, TenantId, TimelineId};
 use ogel_service::http::ApiError;
@@ -30,7 +32,11 @@ struct Node {
 pub fn routes(registry: Arc<Registry>, me: Member) -> Router {
     Router::new()
         .route("/v1/status", get(status))
-        .route("/v1/tenant/{tenant}/timeline/{timeline}", get(timeline_state).put(create_timeline))
+        .route(
+            "/v1/tenant/{tenant}/timeline/{timeline}",
+            get(timeline_state).put(create_timeline).delete(deletion::delete_timeline),
+        )
+        .route("/v1/tenant/{tenant}", delete(deletion::delete_tenant))
         .with_state(Node { registry, me })
 }
 
@@ -80,6 +86,7 @@ fn describe(timeline: &Timeline) -> Value {
             "new_members": state.membership.new_members().map(members),
         },
         "proposer_connected": proposer_connected,
+        "waits_for_space": timeline.space_lack(),
         "last_record_lsn": feedback.last_record_lsn,
         "disk_consistent_lsn": feedback.disk_consistent_lsn,
         "remote_consistent_lsn": feedback.remote_consistent_lsn,
