@@ -29,6 +29,8 @@ int			ogel_page_server_timeout = 0;
 int			ogel_request_timeout = 30000;
 int			ogel_relsize_cache_size = 65536;
 int			ogel_lwlsn_cache_size = 131072;
+int			ogel_file_cache_max_size = 1024;
+int			ogel_file_cache_size = 512;
 int			ogel_readahead = 64;
 int			ogel_max_apply_lag = 512;
 
@@ -215,6 +217,16 @@ define_limits(void)
 							NULL,
 							&ogel_lwlsn_cache_size, 131072, 1024, 64 * 1024 * 1024,
 							PGC_POSTMASTER, 0, NULL, NULL, NULL);
+	DefineCustomIntVariable("ogel.file_cache_max_size",
+							"Largest size to which the local file cache can be set while the server runs.",
+							"0 means that there is no file cache.  Takes 0.5 percent of it in shared memory.",
+							&ogel_file_cache_max_size, 1024, 0, 16 * 1024 * 1024,
+							PGC_POSTMASTER, GUC_UNIT_MB, NULL, NULL, NULL);
+	DefineCustomIntVariable("ogel.file_cache_size",
+							"Size of the local file cache, in steps of a sixteenth of \"ogel.file_cache_max_size\".",
+							"0 turns it off.",
+							&ogel_file_cache_size, 512, 0, 16 * 1024 * 1024,
+							PGC_SIGHUP, GUC_UNIT_MB, NULL, NULL, NULL);
 	DefineCustomIntVariable("ogel.readahead",
 							"Blocks asked for ahead of a sequential scan.",
 							"0 turns readahead off.",

@@ -22,6 +22,8 @@ extern int	ogel_page_server_timeout;	/* ms, 0 = wait for ever */
 extern int	ogel_request_timeout;	/* ms */
 extern int	ogel_relsize_cache_size;	/* entries */
 extern int	ogel_lwlsn_cache_size;	/* entries */
+extern int	ogel_file_cache_max_size;	/* MB, 0 = no cache */
+extern int	ogel_file_cache_size;	/* MB */
 extern int	ogel_readahead;		/* blocks, 0 = off */
 extern int	ogel_max_apply_lag;		/* MB, 0 = no limit */
 

@@ -15,6 +15,7 @@
 #include "access/xlog.h"
 #include "access/xlog_internal.h"
 #include "backpressure.h"
+#include "file_cache.h"
 #include "fmgr.h"
 #include "guc.h"
 #include "local_pages.h"
@@ -115,7 +116,9 @@ shmem_request(void)
 	RequestAddinShmemSpace(relsize_shmem_size());
 	RequestAddinShmemSpace(local_pages_shmem_size());
 	RequestAddinShmemSpace(backpressure_shmem_size());
+	RequestAddinShmemSpace(file_cache_shmem_size());
 	relsize_shmem_request();
+	file_cache_shmem_request();
 }
 
 static void
@@ -133,6 +136,7 @@ shmem_startup(void)
 	relsize_shmem_init();
 	local_pages_shmem_init();
 	backpressure_shmem_init();
+	file_cache_shmem_init();
 	LWLockRelease(AddinShmemInitLock);
 }
 

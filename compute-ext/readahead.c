@@ -24,6 +24,7 @@
 #include "postgres.h"
 
 #include "access/xlog.h"
+#include "file_cache.h"
 #include "guc.h"
 #include "lwlsn.h"
 #include "page_client.h"
@@ -169,7 +170,8 @@ send_batch(void)
 void
 readahead_want(const RelFork *key, BlockNumber blocknum)
 {
-	if (ogel_readahead == 0 || RecoveryInProgress() || find_slot(key, blocknum) != NULL)
+	if (ogel_readahead == 0 || RecoveryInProgress() || find_slot(key, blocknum) != NULL ||
+		file_cache_contains(key, blocknum))
 		return;
 	if (nbatch > 0 && memcmp(&batch_key, key, sizeof(RelFork)) != 0)
 		send_batch();
@@ -224,7 +226,10 @@ readahead_take(const RelFork *key, BlockNumber blocknum, void *page)
 
 	usable = lwlsn_of_page(key, blocknum) <= slot->not_modified_since;
 	if (usable)
+	{
 		memcpy(page, page_of(slot), BLCKSZ);
+		file_cache_write_answer(key, blocknum, page, slot->not_modified_since);
+	}
 	release(slot);
 	return usable;
 }

@@ -27,6 +27,7 @@
 #include "catalog/pg_class.h"
 #include "catalog/pg_database.h"
 #include "catalog/pg_tablespace_d.h"
+#include "file_cache.h"
 #include "interrupts.h"
 #include "local_pages.h"
 #include "lwlsn.h"
@@ -103,11 +104,13 @@ keep_page(const RelFork *key, BlockNumber blocknum, const void *page)
 {
 	if (PageIsNew((Page) page))
 	{
+		file_cache_drop(key, blocknum, blocknum + 1);
 		local_pages_drop(key, blocknum, 1);
 		return;
 	}
 	if (!has_real_lsn(page))
 	{
+		file_cache_drop(key, blocknum, blocknum + 1);
 		local_pages_write(key, blocknum, page);
 		return;
 	}
@@ -115,6 +118,7 @@ keep_page(const RelFork *key, BlockNumber blocknum, const void *page)
 	/* first the LSN: the page server must not be asked for less */
 	lwlsn_set_page(key, blocknum, PageGetLSN((Page) page));
 	relsize_page_logged(key, blocknum);
+	file_cache_write(key, blocknum, page);
 	if (is_sequence(key, blocknum, page))
 		local_pages_write(key, blocknum, page);
 	else
@@ -197,6 +201,7 @@ ogel_unlink(RelFileLocatorBackend rlocator, ForkNumber forknum, bool isRedo)
 		RelFork		key = relfork_make(rlocator.locator, fork);
 
 		lwlsn_set_all_pages(&key, lsn_insert_position());
+		file_cache_drop_fork(&key);
 		relsize_forget(&key);
 		local_pages_unlink(&key);
 	}
@@ -220,6 +225,7 @@ ogel_zeroextend(SMgrRelation reln, ForkNumber forknum, BlockNumber blocknum,
 	RelFork		key = key_of(reln, forknum);
 
 	backpressure_wait();
+	file_cache_drop(&key, blocknum, blocknum + nblocks);
 	local_pages_drop(&key, blocknum, nblocks);
 	keep_size(&key, blocknum, blocknum + nblocks, false);
 }
@@ -243,13 +249,19 @@ refuse_beyond_end(SMgrRelation reln, ForkNumber forknum, BlockNumber blocknum, B
 					blocknum, relpath(reln->smgr_rlocator, forknum), nblocks)));
 }
 
-/* Fetches blocks from the page server. */
+/* Fetches blocks from the page server, and keeps them on the local disk. */
 static void
 fetch(const RelFork *key, const BlockNumber *blocks, void **buffers, int nblocks)
 {
-	if (nblocks > 0)
-		page_client_get_pages(key, blocks, buffers, nblocks,
-							  lwlsn_for_pages(key, blocks, nblocks));
+	XLogRecPtr	not_modified_since;
+
+	if (nblocks == 0)
+		return;
+	not_modified_since = lwlsn_for_pages(key, blocks, nblocks);
+	page_client_get_pages(key, blocks, buffers, nblocks, not_modified_since);
+	for (int i = 0; i < nblocks; i++)
+		if (!PageIsNew((Page) buffers[i]))
+			file_cache_write_answer(key, blocks[i], buffers[i], not_modified_since);
 }
 
 static void
@@ -282,7 +294,8 @@ ogel_readv(SMgrRelation reln, ForkNumber forknum, BlockNumber blocknum,
 			memset(buffers[i], 0, BLCKSZ);
 			continue;
 		}
-		if (readahead_take(&key, block, buffers[i]))
+		if (file_cache_read(&key, block, buffers[i]) ||
+			readahead_take(&key, block, buffers[i]))
 			continue;
 		wanted[nwanted] = block;
 		wanted_buffers[nwanted++] = buffers[i];
@@ -344,6 +357,7 @@ ogel_truncate(SMgrRelation reln, ForkNumber forknum, BlockNumber old_blocks, Blo
 	lsn = lsn_insert_position();
 	lwlsn_set_all_pages(&key, lsn);
 	lwlsn_set_size(&key, lsn);
+	file_cache_drop(&key, nblocks, old_blocks);
 	relsize_truncated(&key, nblocks);
 	local_pages_truncate(&key, nblocks);
 }

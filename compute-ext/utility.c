@@ -13,6 +13,7 @@
 
 #include "commands/dbcommands.h"
 #include "commands/defrem.h"
+#include "file_cache.h"
 #include "local_pages.h"
 #include "nodes/parsenodes.h"
 #include "relsize.h"
@@ -97,6 +98,7 @@ process_utility(PlannedStmt *pstmt, const char *query_string, bool read_only_tre
 	if (OidIsValid(dropped))
 	{
 		relsize_forget_database(dropped);
+		file_cache_drop_database(dropped);
 		local_pages_drop_database(dropped);
 	}
 }
