@@ -58,9 +58,10 @@ fix: ## Format, and mend what lints can mend
 	$(CARGO) clippy --workspace --all-targets --fix --allow-dirty
 	$(CARGO) fmt --all
 
-regress: postgres-all ext build-rust ## PostgreSQL's own core regression suite on our compute, with ample and with tiny buffers
+regress: postgres-all ext build-rust ## PostgreSQL's own core regression suite on our compute, with ample and with tiny caches
 	$(PYTHON) test_runner/regress.py
-	$(PYTHON) test_runner/regress.py --shared-buffers 2MB
+	$(PYTHON) test_runner/regress.py --shared-buffers 2MB --file-cache 64MB
+	$(PYTHON) test_runner/regress.py --shared-buffers 2MB --file-cache 0
 
 walcheck: postgres-all ## Redo compared with PostgreSQL's own page images, on stock and patched WAL
 	$(CARGO) build --release -p walcheck

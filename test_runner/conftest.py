@@ -42,4 +42,4 @@ def make_cluster(request: pytest.FixtureRequest) -> Iterator[Callable[..., Clust
 @pytest.fixture
 def cluster(make_cluster: Callable[..., Cluster]) -> Cluster:
     """A running cluster whose compute keeps next to nothing in memory, so that pages really travel."""
-    return make_cluster(shared_buffers="1MB").up()
+    return make_cluster(shared_buffers="1MB", **{"ogel.file_cache_size": "0"}).up()

@@ -72,12 +72,13 @@ def as_server_user(folder: Path) -> list[str]:
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--shared-buffers", default="128MB", help="of the compute [default: %(default)s]")
+    parser.add_argument("--file-cache", default="512MB", help="size of the compute's local file cache [default: %(default)s]")
     parser.add_argument("--schedule", default="parallel_schedule")
     parser.add_argument("--json", action="store_true")
     parser.add_argument("--keep", action="store_true", help="keep the cluster and the results")
     args = parser.parse_args()
     suite = Path(pg_manifest()["patched"]) / "suites" / "regress"
-    cluster = Cluster({"shared_buffers": args.shared_buffers, "max_prepared_transactions": "10"})
+    cluster = Cluster({"shared_buffers": args.shared_buffers, "ogel.file_cache_size": args.file_cache, "max_prepared_transactions": "10"})
     work = cluster.dir / "regress"
     work.mkdir()
     as_user = as_server_user(work)

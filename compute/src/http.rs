@@ -6,7 +6,7 @@ use axum::{
     Json, Router,
     body::Bytes,
     extract::State as Shared,
-    routing::{get, post},
+    routing::{get, post, put},
 };
 use ogel_ids::{Lsn, Term};
 use ogel_service::{
@@ -17,6 +17,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::{
     board::{Board, Startup, State},
+    conf_file::ConfFile,
     propose::Progress,
     stop::{Stop, StopMode},
 };
@@ -30,6 +31,8 @@ pub struct Surface {
     pub progress: Progress,
     /// Where a wish to stop goes.
     pub stop: Stop,
+    /// Postgres' settings.
+    pub conf_file: ConfFile,
     /// For clients.
     pub connection_string: String,
 }
@@ -63,6 +66,13 @@ struct StopRequest {
     mode: StopKind,
 }
 
+/// In MiB.
+#[derive(Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct FileCacheSize {
+    size_mb: u32,
+}
+
 #[derive(Deserialize, Default, Clone, Copy)]
 #[serde(rename_all = "lowercase")]
 enum StopKind {
@@ -78,6 +88,7 @@ pub fn routes(surface: Surface, registry: Arc<Registry>) -> Router {
         .route("/v1/status", get(status))
         .route("/v1/startup", get(startup))
         .route("/v1/stop", post(stop))
+        .route("/v1/file_cache", put(resize_file_cache))
         .with_state(surface)
         .merge(base)
 }
@@ -110,6 +121,18 @@ async fn status(Shared(surface): Shared<Surface>) -> Json<Status> {
 
 async fn startup(Shared(surface): Shared<Surface>) -> Json<Startup> {
     Json(surface.board.startup())
+}
+
+async fn resize_file_cache(Shared(surface): Shared<Surface>, body: Bytes) -> Result<Json<FileCacheSize>, ApiError> {
+    let size: FileCacheSize = serde_json::from_slice(&body)
+        .map_err(|error| ApiError::bad_request(error, r#"send {"size_mb":256}; 0 turns the file cache off"#))?;
+    let postmaster = surface.board.shown().pid;
+    surface
+        .conf_file
+        .resize_file_cache(size.size_mb, postmaster)
+        .map_err(|error| ApiError::unavailable(format!("{error:#}"), "try again"))?;
+    tracing::info!(size.size_mb, "file cache resized");
+    Ok(Json(size))
 }
 
 async fn stop(Shared(surface): Shared<Surface>, body: Bytes) -> Result<Json<serde_json::Value>, ApiError> {

@@ -18,6 +18,7 @@
 
 pub mod basebackup;
 pub mod board;
+pub mod conf_file;
 pub mod config;
 pub mod data_dir;
 pub mod exit_code;

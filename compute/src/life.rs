@@ -12,6 +12,7 @@ use quorum::Victory;
 use crate::{
     basebackup::{self, BasebackupRequest, Manifest},
     board::{Board, State},
+    conf_file::ConfFile,
     config::{Config, SqlListen},
     data_dir::{DataDir, Life},
     first_connection::first_connection,
@@ -36,8 +37,6 @@ const ELECTION_PATIENCE: Duration = Duration::from_secs(2);
 const READY_WITHIN: Duration = Duration::from_secs(60);
 /// For a quorum to get the WAL before the start of the term; an acceptor that is behind fetches it from the donor.
 const COMMITTED_WITHIN: Duration = Duration::from_secs(45);
-/// Below this, parallel queries would run out of `/dev/shm`.
-const SMALL_SHARED_MEMORY_BYTES: u64 = 256 << 20;
 
 /// The election is won, but no quorum has all WAL up to the start of the term: the only node that had it may be lost for good.
 /// Another election, without that node, can succeed.
@@ -57,6 +56,8 @@ pub struct Starter<'a> {
     pub sql_listen: &'a SqlListen,
     /// Who owns Postgres' files.
     pub run_user: RunUser,
+    /// Postgres' settings.
+    pub conf_file: &'a ConfFile,
     /// For the log.
     pub data_dir: &'a DataDir,
     /// Where progress shows.
@@ -231,9 +232,7 @@ impl Starter<'_> {
         let file = |name: &str, content: &[u8]| {
             self.run_user.write_file(&self.life.pgdata.join(name), content).with_context(|| format!("writing {name}"))
         };
-        let conf =
-            settings::postgresql_conf(&self.config.pg_settings, &self.config.pageserver, shared_memory_is_small());
-        file("postgresql.conf", conf.as_bytes())?;
+        self.conf_file.begin(self.life.pgdata.clone())?;
         file("pg_hba.conf", settings::pg_hba_conf(self.config.auth).as_bytes())?;
         file("pg_ident.conf", b"")?;
         let slots = self.life.pgdata.join("pg_replslot");
@@ -275,9 +274,4 @@ impl Starter<'_> {
 fn now_s() -> i64 {
     let elapsed = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
     i64::try_from(elapsed.as_secs()).unwrap_or(i64::MAX)
-}
-
-fn shared_memory_is_small() -> bool {
-    nix::sys::statvfs::statvfs("/dev/shm")
-        .map_or(true, |fs| fs.blocks() * fs.fragment_size() < SMALL_SHARED_MEMORY_BYTES)
 }

@@ -5,6 +5,7 @@ use std::{ffi::OsString, process::ExitCode, sync::Arc};
 use anyhow::Context;
 use compute::{
     board::Board,
+    conf_file::ConfFile,
     config::{Args, Config},
     data_dir::DataDir,
     exit_code, http, preflight,
@@ -90,6 +91,7 @@ async fn serve(config: Config, run_user: compute::postgres::run_user::RunUser) -
     let data_dir = DataDir::take(&config.data_dir, run_user).await?;
     let sql_listen = preflight::free_addresses(&config.sql_listen)?;
     let (board, progress, shutdown) = (Board::default(), Progress::default(), Shutdown::new());
+    let conf_file = ConfFile::new(config.pg_settings.clone(), &config.pageserver, run_user);
     let http_server = match &config.http_listen {
         None => None,
         Some(address) => {
@@ -101,13 +103,14 @@ async fn serve(config: Config, run_user: compute::postgres::run_user::RunUser) -
                 board: board.clone(),
                 progress: progress.clone(),
                 stop: stop.clone(),
+                conf_file: conf_file.clone(),
                 connection_string: sql_listen.connection_string(),
             };
             let routes = http::routes(surface, Arc::new(registry));
             Some(tokio::spawn(ogel_service::http::serve(listener, routes, shutdown.clone())))
         }
     };
-    let outcome = Supervisor { config, sql_listen, run_user, data_dir, board, progress, stop }.run().await;
+    let outcome = Supervisor { config, sql_listen, run_user, conf_file, data_dir, board, progress, stop }.run().await;
     shutdown.begin();
     if let Some(server) = http_server {
         // Whoever still reads a status gets it, but does not keep us.

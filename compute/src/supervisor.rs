@@ -7,6 +7,7 @@ use ogel_ids::Term;
 
 use crate::{
     board::{Board, State},
+    conf_file::ConfFile,
     config::{Config, SqlListen},
     data_dir::DataDir,
     life::{StartOver, Starter},
@@ -59,6 +60,8 @@ pub struct Supervisor {
     pub sql_listen: SqlListen,
     /// Who owns Postgres' files.
     pub run_user: RunUser,
+    /// Postgres' settings.
+    pub conf_file: ConfFile,
     /// The folder.
     pub data_dir: DataDir,
     /// Where progress shows.
@@ -118,6 +121,7 @@ impl Supervisor {
             config: &self.config,
             sql_listen: &self.sql_listen,
             run_user: self.run_user,
+            conf_file: &self.conf_file,
             data_dir: &self.data_dir,
             board: &self.board,
             reign: &reign,

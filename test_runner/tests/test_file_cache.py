@@ -1,11 +1,12 @@
 """The compute's local file cache: it saves requests, follows every change, and trusts the disk with nothing."""
 
+import json
 import random
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Callable
 
-from cluster import Cluster, pgbench, pgbench_invariants
+from cluster import Cluster, pgbench, pgbench_invariants, wait_until
 
 STATS = """CREATE FUNCTION ogel_file_cache(OUT size_bytes int8, OUT used_bytes int8, OUT hits int8, OUT misses int8,
     OUT writes int8, OUT evictions int8, OUT bad_checksums int8, OUT io_errors int8)
@@ -118,3 +119,29 @@ def test_a_disk_that_lies(make_cluster):
     assert seen["bad_checksums"] > 100, seen
     pgbench(cluster, "-n", "-c", "4", "-T", "3")
     assert pgbench_invariants(cluster) > rows
+
+
+def test_resized_while_running(make_cluster):
+    cluster = start(make_cluster)
+    cluster.sql("CREATE TABLE t AS SELECT i, repeat('x', 900) AS filler FROM generate_series(1, 30000) i")
+    cluster.sql("SELECT sum(i) FROM t")
+    assert stats(cluster)["used_bytes"] > 20 << 20
+    assert cache_file(cluster).stat().st_size > 20 << 20
+
+    def resize(size_mb: int) -> None:
+        body = json.dumps({"size_mb": size_mb}).encode()
+        assert cluster.http("compute-main", "/v1/file_cache", "PUT", body, "application/json") == {"size_mb": size_mb}
+
+    def has_size(size_mb: int) -> bool:
+        cluster.sql("SELECT count(*) FROM t")
+        return stats(cluster)["size_bytes"] == size_mb << 20
+
+    for size_mb in (8, 0, 64):
+        resize(size_mb)
+        wait_until(lambda: has_size(size_mb), f"the cache has {size_mb} MB")
+        assert stats(cluster)["used_bytes"] <= size_mb << 20
+        assert cache_file(cluster).stat().st_size <= (size_mb << 20) + (1 << 20)
+        assert cluster.sql("SELECT sum(i), count(*) FROM t") == [(450015000, 30000)]
+    before = stats(cluster)["hits"]
+    cluster.sql("SELECT count(*) FROM t")
+    assert stats(cluster)["hits"] > before + 2000
