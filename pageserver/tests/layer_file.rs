@@ -57,9 +57,9 @@ type Found = (Vec<(Key, Vec<u8>)>, usize);
 fn read_all(sample: &Sample) -> Result<Found, LayerError> {
     let file = LayerFile::open(&sample.path, &sample.header, Arc::new(BlockCache::new(1 << 20)))?;
     let mut scan = Scan::new(KeyRange::ALL, Lsn(600));
-    file.scan(&mut scan, Io::MayBlock)?;
+    file.scan(&mut scan, KeyRange::ALL, Io::MayBlock)?;
     let mut later = Scan::new(KeyRange::ALL, Lsn(800));
-    file.scan(&mut later, Io::MayBlock)?;
+    file.scan(&mut later, KeyRange::ALL, Io::MayBlock)?;
     let found = scan.finish().into_iter().map(|(key, value)| (key, value.to_vec())).collect();
     Ok((found, later.finish().len()))
 }
@@ -83,7 +83,7 @@ fn memory_only_reads_say_that_they_would_block_then_find_the_cached_block() {
 
 fn read_one(file: &Arc<LayerFile>, block: u32, at: u64, io: Io) -> Result<Reconstruction, LayerError> {
     let mut reads = [Reconstruction::new(key(block), Lsn(at))];
-    file.locate(&mut reads, io)?;
+    file.locate(&mut reads, KeyRange::ALL, io)?;
     fetch(&mut reads, io)?;
     let [read] = reads;
     Ok(read)

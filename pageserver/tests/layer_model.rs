@@ -7,16 +7,20 @@
 use std::{collections::BTreeMap, path::Path, sync::Arc};
 
 use bytes::Bytes;
-use ogel_ids::{Lsn, TenantId, TimelineId};
+use ogel_ids::{Generation, Lsn, TenantId, TimelineId};
 use pageserver::{
     keyspace::{Key, KeyRange},
     layer::{
         Io, LsnRange, VersionKind,
+        desc::{LayerDesc, LayerName},
         file::{BlockCache, LayerFile, LayerHeader, LayerKind, fetch, write_file},
-        map::{LayerMap, sort_newest_first},
+        map::LayerMap,
         memory::{MemoryLayer, Sealed, WriteBatch},
+        partitions::Partitions,
         reconstruct::{Reconstruction, Scan},
+        stored::StoredLayer,
     },
+    manifest::Edit,
 };
 use proptest::prelude::*;
 use wal_decoder::key::{Fork, Rel, RelFork};
@@ -125,7 +129,7 @@ struct Store<'a> {
 impl<'a> Store<'a> {
     fn new(folder: &'a Path) -> Self {
         let cache = Arc::new(BlockCache::new(1 << 20));
-        let map = LayerMap { open: Arc::new(MemoryLayer::new(Lsn(0))), frozen: Vec::new(), files: Vec::new() };
+        let map = LayerMap::new(MemoryLayer::new(Lsn(0)), Partitions::single(Vec::new()));
         Self { folder, cache, map, last: Lsn(0), flushed: Lsn(0) }
     }
 
@@ -153,7 +157,7 @@ impl<'a> Store<'a> {
             let end = layer.sealed().unwrap().end;
             let header = header(layer.lsn_range(end));
             let path = self.folder.join(format!("{}", end.0));
-            write_file(&path, &header, true, |writer| {
+            let written = write_file(&path, &header, true, |writer| {
                 let content = layer.content();
                 content.versions().try_for_each(|(key, lsn, kind, value)| writer.version(key, lsn, kind, value))?;
                 content.tombstones().for_each(|tombstone| writer.tombstone(*tombstone));
@@ -161,21 +165,32 @@ impl<'a> Store<'a> {
             })
             .unwrap();
             let file = Arc::new(LayerFile::open(&path, &header, self.cache.clone()).unwrap());
-            self.map = self.map.replace_frozen(&layer, Some(file));
+            let desc = LayerDesc {
+                name: LayerName { end_lsn: end, generation: Generation(1), sequence: 1 },
+                kind: header.kind,
+                lsns: header.lsns,
+                keys: header.keys,
+                size_bytes: written.size_bytes,
+                index_offset: written.index_offset,
+                history_bytes: 0,
+                tombstones: 0,
+            };
+            let edit = Edit::Flushed { layers: vec![desc.clone()], disk_consistent_lsn: end, logical_size_bytes: 0 };
+            let stored = StoredLayer::new(desc, file);
+            self.map = self.map.edited(&edit, &[stored]).unwrap().without_frozen(&layer);
             self.flushed = end;
         }
     }
 
     /// Opens the files again; what was in memory is gone.
     fn restart(&mut self) {
-        let mut files: Vec<_> = self
-            .map
-            .files
-            .iter()
-            .map(|file| Arc::new(LayerFile::open(file.path(), file.header(), self.cache.clone()).unwrap()))
-            .collect();
-        sort_newest_first(&mut files);
-        self.map = LayerMap { open: Arc::new(MemoryLayer::new(self.flushed)), frozen: Vec::new(), files };
+        let open = |layer: &Arc<StoredLayer>| {
+            let (path, header) = (layer.file.path(), layer.file.header());
+            let file = Arc::new(LayerFile::open(path, header, self.cache.clone()).unwrap());
+            StoredLayer::new(layer.desc.clone(), file)
+        };
+        let stack = self.map.partitions.at(0).stack.iter().map(open).collect();
+        self.map = LayerMap::new(MemoryLayer::new(self.flushed), Partitions::single(stack));
         self.last = self.flushed;
     }
 

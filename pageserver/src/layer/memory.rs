@@ -244,7 +244,12 @@ pub struct Content<'a>(RwLockReadGuard<'a, Inner>);
 impl Content<'_> {
     /// All versions, by key and in the order of the WAL.
     pub fn versions(&self) -> impl Iterator<Item = (Key, Lsn, VersionKind, &[u8])> {
-        self.0.index.iter().flat_map(move |(key, entries)| {
+        self.versions_of(KeyRange::ALL)
+    }
+
+    /// The versions of some keys, by key and in the order of the WAL.
+    pub fn versions_of(&self, keys: KeyRange) -> impl Iterator<Item = (Key, Lsn, VersionKind, &[u8])> {
+        self.0.index.range(keys.start..keys.end).flat_map(move |(key, entries)| {
             entries.iter().map(move |entry| {
                 let start = entry.offset as usize;
                 let value = &self.0.chunks[entry.chunk as usize][start..start + entry.len as usize];

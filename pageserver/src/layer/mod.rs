@@ -6,6 +6,7 @@
 //! - [`memory`]: the open layer, appended to by ingest, and frozen ones that wait to be written.
 //! - [`file`]: the immutable files that they become; delta layers and image layers share one format (`docs/formats.md`).
 //! - [`desc`]: what is known about a file without opening it. [`partitions`]: which files serve which keys. Pure.
+//! - [`stored`]: a file in use.
 //! - [`map`]: which layers there are, and in which order a reader visits them. Pure.
 //! - [`reconstruct`]: what a reader has collected so far and whether that is enough. Pure.
 //! - [`tombstone`]: ranges of keys whose older versions are gone. Pure.
@@ -19,6 +20,7 @@ pub mod map;
 pub mod memory;
 pub mod partitions;
 pub mod reconstruct;
+pub mod stored;
 pub mod tombstone;
 
 use ogel_ids::Lsn;

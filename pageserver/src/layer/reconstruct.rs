@@ -170,6 +170,13 @@ impl Scan {
         self.settled.first() == Some(&self.range)
     }
 
+    /// Nothing older can be visible among these keys.
+    pub fn is_settled_in(&self, keys: KeyRange) -> bool {
+        let (start, end) = (keys.start.max(self.range.start), keys.end.min(self.range.end));
+        let next = self.settled.partition_point(|range| range.end <= start);
+        start >= end || self.settled.get(next).is_some_and(|range| range.start <= start && end <= range.end)
+    }
+
     fn is_settled_at(&self, key: &Key) -> bool {
         let next = self.settled.partition_point(|range| range.end <= *key);
         self.settled.get(next).is_some_and(|range| range.contains(key))

@@ -15,6 +15,14 @@ pub struct Tombstone {
     pub lsn: Lsn,
 }
 
+impl Tombstone {
+    /// Its part within `keys`, if there is one.
+    pub fn clipped(&self, keys: KeyRange) -> Option<Tombstone> {
+        let range = KeyRange { start: self.range.start.max(keys.start), end: self.range.end.min(keys.end) };
+        (range.start < range.end).then_some(Tombstone { range, lsn: self.lsn })
+    }
+}
+
 /// The tombstones of one layer. Those within one relation or segment (nearly all) are found by its key prefix; the few wider ones
 /// (dropped databases) are looked through.
 #[derive(Debug, Default)]

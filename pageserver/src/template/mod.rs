@@ -8,13 +8,14 @@ mod archive;
 mod path;
 
 use std::{
+    collections::BTreeMap,
     path::Path,
     time::{SystemTime, UNIX_EPOCH},
 };
 
 use anyhow::{Context, bail, ensure};
 use archive::Archive;
-use ogel_ids::{Lsn, TenantId, TimelineId};
+use ogel_ids::{Generation, Lsn, TenantId, TimelineId};
 use ogel_service::durable_file;
 pub use path::DEFAULT_TABLESPACE;
 use wal_decoder::{
@@ -28,13 +29,12 @@ use crate::{
     keyspace::{Key, KeyRange},
     layer::{
         LsnRange, VersionKind,
+        desc::{LayerDesc, LayerName},
         file::{EncodedBody, LayerHeader, LayerKind},
+        partitions::Partitions,
     },
-    timeline::{
-        CONTROL_FILE, LAYERS_FOLDER, WAL_PREFIX_FILE, layer_file_name,
-        metadata::{LayerEntry, METADATA_VERSION, TimelineMetadata},
-        state::RunningState,
-    },
+    manifest::{Manifest, TimelineState},
+    timeline::{CONTROL_FILE, LAYERS_FOLDER, MANIFEST_FILE, WAL_PREFIX_FILE, state::RunningState},
 };
 
 /// The release for which templates are built. A data directory names its major version only.
@@ -111,22 +111,39 @@ impl Template {
             lsns: LsnRange { start: self.start_lsn, end: self.start_lsn },
             keys: KeyRange::ALL,
         };
-        let file = layer_file_name(&header);
-        let size_bytes = self.body.write_file(&folder.join(LAYERS_FOLDER).join(&file), &header)?;
-        let metadata = TimelineMetadata {
-            version: METADATA_VERSION,
+        let name = LayerName { end_lsn: self.start_lsn, generation: Generation(0), sequence: 0 };
+        let path = folder.join(LAYERS_FOLDER).join(name.to_string());
+        let written = self.body.write_file(&path, &header)?;
+        let desc = LayerDesc {
+            name,
+            kind: header.kind,
+            lsns: header.lsns,
+            keys: header.keys,
+            size_bytes: written.size_bytes,
+            index_offset: written.index_offset,
+            history_bytes: 0,
+            tombstones: 0,
+        };
+        let manifest = Manifest {
             tenant,
             timeline,
             system_identifier,
             pg_version_num: PG_VERSION_NUM,
             wal_segment_size: segment_size,
             start_lsn: self.start_lsn,
+            prev_record_lsn: self.control.checkpoint,
+            ancestor: None,
             disk_consistent_lsn: self.start_lsn,
             logical_size_bytes: self.logical_size_bytes,
             term_history: Vec::new(),
-            layers: vec![LayerEntry::new(file, &header, size_bytes)],
+            gc_cutoff: self.start_lsn,
+            branches: BTreeMap::new(),
+            leases: BTreeMap::new(),
+            state: TimelineState::Active,
+            partitions: Partitions::single(vec![name]),
+            layers: BTreeMap::from([(name, desc)]),
         };
-        metadata.store(folder)?;
+        durable_file::replace(&folder.join(MANIFEST_FILE), &manifest.encode())?;
         Ok(())
     }
 }

@@ -1,28 +1,26 @@
 //! From memory to files.
 //!
-//! Order: the file and its name are on disk, then the metadata that names it and moves `disk_consistent_lsn`, then readers are
-//! switched over. A crash between any two leaves either a file that no metadata names (removed when opened) or the finished state.
+//! A memory layer becomes one delta file per partition that it has data for; see `publish` for the order of things.
 
 use std::sync::{Arc, atomic::Ordering};
 
-use anyhow::Context;
 use ogel_ids::Lsn;
 
-use super::{
-    LAYERS_FOLDER, Timeline,
-    metadata::{LayerEntry, TimelineMetadata},
-};
+use super::{Timeline, publish::NewLayer};
 use crate::{
     keyspace::{Key, KeyRange},
     layer::{
         VersionKind,
-        file::{LayerFile, LayerHeader, LayerKind, LayerWriter, write_file},
+        file::{LayerKind, LayerWriter},
         memory::{MemoryLayer, Sealed, WriteBatch},
     },
+    manifest::Edit,
 };
 
 /// Frozen layers that may wait; ingest stops when there are more, since memory is bounded.
 pub(super) const MAX_FROZEN: usize = 2;
+/// Neighbouring partitions with less new data than this share a file.
+const SMALL_FILE_BYTES: u64 = 1 << 20;
 
 impl Timeline {
     /// Whether the open layer has grown enough.
@@ -80,42 +78,60 @@ impl Timeline {
     fn flush_layer(&self, layer: &Arc<MemoryLayer>) -> anyhow::Result<()> {
         let sealed = layer.sealed().expect("layers are sealed before they are frozen");
         let started = std::time::Instant::now();
-        let header = LayerHeader {
-            kind: LayerKind::Delta,
-            tenant: self.tenant,
-            timeline: self.id,
-            lsns: layer.lsn_range(sealed.end),
-            keys: KeyRange::ALL,
+        let mut files = Vec::new();
+        for keys in self.cut(layer, sealed.end) {
+            let new = NewLayer { kind: LayerKind::Delta, lsns: layer.lsn_range(sealed.end), keys };
+            files.push(self.write_layer(&new, |writer| write_content(layer, sealed.end, keys, writer))?);
+        }
+        let size_bytes = files.iter().map(|file| file.desc.size_bytes).sum();
+        let edit = Edit::Flushed {
+            layers: files.iter().map(|file| file.desc.clone()).collect(),
+            disk_consistent_lsn: sealed.end,
+            logical_size_bytes: sealed.logical_size_bytes,
         };
-        let name = layer_file_name(&header);
-        let path = self.folder.join(LAYERS_FOLDER).join(&name);
-        let size_bytes =
-            write_file(&path, &header, self.environment.compress, |writer| write_content(layer, sealed.end, writer))
-                .with_context(|| format!("layer file {} cannot be written", path.display()))?;
-        let file = Arc::new(LayerFile::open(&path, &header, self.environment.block_cache.clone())?);
-        {
-            let mut durable = self.durable.lock();
-            let mut updated = TimelineMetadata {
-                disk_consistent_lsn: sealed.end,
-                logical_size_bytes: sealed.logical_size_bytes,
-                ..durable.clone()
-            };
-            updated.layers.push(LayerEntry::new(name, &header, size_bytes));
-            updated.store(&self.folder).context("the timeline's metadata cannot be written")?;
-            *durable = updated;
-        }
-        {
-            let mut layers = self.layers.write();
-            *layers = Arc::new(layers.replace_frozen(layer, Some(file)));
-        }
-        self.disk_consistent_lsn.store(sealed.end.0, Ordering::Release);
+        self.publish(&edit, &files, Some(layer))?;
         self.environment.open_bytes.fetch_sub(layer.size_bytes() as u64, Ordering::Relaxed);
         self.environment.metrics.flushed_bytes.inc_by(size_bytes);
         tracing::info!(
-            tenant = %self.tenant, timeline = %self.id, lsn = %sealed.end, size_bytes,
+            tenant = %self.tenant, timeline = %self.id, lsn = %sealed.end, size_bytes, files = files.len(),
             ms = started.elapsed().as_millis() as u64, "layer flushed"
         );
         Ok(())
+    }
+
+    /// The key ranges of the files that a memory layer becomes: it is cut where partitions begin, but small neighbours share a file, as long
+    /// as no partition without data lies between them (its stack would grow for nothing).
+    fn cut(&self, layer: &MemoryLayer, end: Lsn) -> Vec<KeyRange> {
+        let partitions = self.pin_layers().partitions.clone();
+        let content = layer.content();
+        let mut bytes = vec![None; partitions.count()];
+        for (key, lsn, _, value) in content.versions() {
+            if lsn <= end {
+                *bytes[partitions.place(&key)].get_or_insert(0) += value.len() as u64;
+            }
+        }
+        for tombstone in content.tombstones().filter(|tombstone| tombstone.lsn <= end) {
+            let first = partitions.place(&tombstone.range.start);
+            for place in
+                (first..partitions.count()).take_while(|place| partitions.at(*place).start < tombstone.range.end)
+            {
+                bytes[place].get_or_insert(0);
+            }
+        }
+        let mut cuts: Vec<(KeyRange, u64)> = Vec::new();
+        for (place, bytes) in bytes.iter().enumerate().filter_map(|(place, bytes)| Some((place, (*bytes)?))) {
+            let range = partitions.range(place);
+            match cuts.last_mut() {
+                Some((before, held))
+                    if before.end == range.start && *held < SMALL_FILE_BYTES && bytes < SMALL_FILE_BYTES =>
+                {
+                    before.end = range.end;
+                    *held += bytes;
+                }
+                _ => cuts.push((range, bytes)),
+            }
+        }
+        cuts.into_iter().map(|(range, _)| range).collect()
     }
 
     /// Freezes and writes everything: for a clean stop. Ingest must have ended. Blocks.
@@ -126,20 +142,34 @@ impl Timeline {
     }
 }
 
-/// Writes what the layer holds up to `end`. Beyond it there can be the first effects of a record that could not be ingested whole.
-fn write_content<W: std::io::Write>(layer: &MemoryLayer, end: Lsn, writer: &mut LayerWriter<W>) -> std::io::Result<()> {
+/// Writes what the layer holds of `keys` up to `end`, and says how much of it is not the newest of its key. Beyond `end` there can be the
+/// first effects of a record that could not be ingested whole.
+fn write_content<W: std::io::Write>(
+    layer: &MemoryLayer,
+    end: Lsn,
+    keys: KeyRange,
+    writer: &mut LayerWriter<W>,
+) -> std::io::Result<u64> {
     let content = layer.content();
-    for (key, lsn, kind, value) in content.versions().filter(|(_, lsn, ..)| *lsn <= end) {
+    let (mut last, mut all_bytes) = (None, 0);
+    let (mut history_bytes, mut newest_bytes) = (0, 0);
+    for (key, lsn, kind, value) in content.versions_of(keys).filter(|(_, lsn, ..)| *lsn <= end) {
         writer.version(key, lsn, kind, value)?;
+        if last.replace(key) == Some(key) {
+            history_bytes += newest_bytes;
+        }
+        newest_bytes = value.len() as u64;
+        all_bytes += newest_bytes;
     }
-    content.tombstones().filter(|tombstone| tombstone.lsn <= end).for_each(|tombstone| writer.tombstone(*tombstone));
-    Ok(())
+    for tombstone in content.tombstones().filter(|tombstone| tombstone.lsn <= end) {
+        if let Some(tombstone) = tombstone.clipped(keys) {
+            writer.tombstone(tombstone);
+        }
+    }
+    Ok(share(writer.written_bytes(), history_bytes, all_bytes))
 }
 
-/// A name that tells what is in it; the header and the metadata are what counts.
-pub(crate) fn layer_file_name(header: &LayerHeader) -> String {
-    match header.kind {
-        LayerKind::Delta => format!("delta-{:016X}-{:016X}.layer", header.lsns.start.0, header.lsns.end.0),
-        LayerKind::Image => format!("image-{:016X}.layer", header.lsns.end.0),
-    }
+/// `whole` × `part` / `total`.
+pub(super) fn share(whole: u64, part: u64, total: u64) -> u64 {
+    (u128::from(whole) * u128::from(part) / u128::from(total.max(1))) as u64
 }

@@ -5,7 +5,7 @@
 //! - `flush`: freezes the open layer and writes frozen ones to files.
 //! - `read`: pages, sizes, segments at an LSN; `pages`: pages, many at once; `page_cache`: those already made;
 //!   `lineage`: the layers of a timeline and of those it branched from, one behind the other.
-//! - [`metadata`]: what survives a restart. [`state`]: the running state that decoding resumes from.
+//! - `publish`: changes of the manifest, which is what survives a restart. [`state`]: the running state that decoding resumes from.
 //!
 //! Positions: `start_lsn ≤ disk_consistent_lsn ≤ last_record_lsn`. Readers read at or below `last_record_lsn`, which advances only after
 //! everything of the record is in the open layer.
@@ -15,9 +15,9 @@ mod flush;
 mod image_requests;
 mod ingest;
 mod lineage;
-pub mod metadata;
 mod page_cache;
 mod pages;
+mod publish;
 mod read;
 pub mod state;
 mod terms;
@@ -28,38 +28,33 @@ use std::{
     path::{Path, PathBuf},
     sync::{
         Arc,
-        atomic::{AtomicU64, Ordering},
+        atomic::{AtomicU32, AtomicU64, Ordering},
     },
     time::Duration,
 };
 
 use anyhow::{Context, bail};
-use ogel_ids::{Lsn, TenantId, Term, TimelineId};
+use ogel_ids::{Generation, Lsn, TenantId, Term, TimelineId};
 use ogel_service::Shutdown;
 use parking_lot::{Mutex, RwLock};
 use tokio::sync::watch;
 
 pub use effects::EffectWriter;
-pub(crate) use flush::layer_file_name;
 pub use image_requests::ImageRequests;
 pub use ingest::{IngestStatus, run as run_ingest};
 use lineage::Lineage;
-use metadata::{TermStart, TimelineMetadata};
 use page_cache::TimelinePages;
 pub use page_cache::{BudgetError, PageCache};
 pub use pages::{PageBatch, PageId, PageMaker};
+pub use publish::MANIFEST_FILE;
 pub use read::ReadError;
 use state::RunningState;
 use waiters::Waiters;
 
 use crate::{
     keyspace::Key,
-    layer::{
-        Io,
-        file::{BlockCache, LayerFile},
-        map::{LayerMap, sort_newest_first},
-        memory::MemoryLayer,
-    },
+    layer::{Io, file::BlockCache, map::LayerMap, memory::MemoryLayer},
+    manifest::{Edit, Manifest, TermStart},
 };
 
 /// Folder of the layer files within a timeline's folder.
@@ -68,6 +63,8 @@ pub const LAYERS_FOLDER: &str = "layers";
 pub const WAL_PREFIX_FILE: &str = "wal_prefix";
 /// File with the `pg_control` that the timeline was created with.
 pub const CONTROL_FILE: &str = "pg_control";
+/// Of everything that is written.
+const FIRST_GENERATION: Generation = Generation(1);
 /// Damaged pages that are remembered by name; beyond it they are only counted.
 const MAX_DAMAGED_NAMED: usize = 1000;
 
@@ -145,8 +142,12 @@ pub struct Timeline {
     last_record_lsn: AtomicU64,
     waiters: Waiters,
     terms: watch::Sender<Arc<[TermStart]>>,
-    /// What `timeline.json` holds.
-    durable: Mutex<TimelineMetadata>,
+    /// As it is on disk.
+    manifest: Mutex<Manifest>,
+    /// Of this process as a writer of this timeline's layers.
+    generation: Generation,
+    /// Counts the layers of this generation.
+    next_sequence: AtomicU32,
     disk_consistent_lsn: AtomicU64,
     logical_size_bytes: AtomicU64,
     /// Held while frozen layers are written, one at a time.
@@ -195,7 +196,7 @@ pub enum WaitError {
 }
 
 impl Timeline {
-    /// Opens the timeline in `folder`: reads its metadata, opens its layers, removes files that no metadata names.
+    /// Opens the timeline in `folder`: reads its manifest, opens its layers, removes files that it does not name.
     pub fn open(
         folder: &Path,
         tenant: TenantId,
@@ -203,29 +204,23 @@ impl Timeline {
         ancestor: Option<Ancestor>,
         environment: Arc<Environment>,
     ) -> anyhow::Result<Arc<Timeline>> {
-        let metadata = TimelineMetadata::load(folder, tenant, id)?;
-        remove_leftovers(folder, &metadata)?;
-        let mut files = Vec::with_capacity(metadata.layers.len());
-        for entry in &metadata.layers {
-            let path = folder.join(LAYERS_FOLDER).join(&entry.file);
-            let file = LayerFile::open(&path, &entry.header(tenant, id), environment.block_cache.clone())?;
-            files.push(Arc::new(file));
-        }
-        sort_newest_first(&mut files);
-        let at = metadata.disk_consistent_lsn;
-        let layers = LayerMap { open: Arc::new(MemoryLayer::new(at)), frozen: Vec::new(), files };
+        let manifest = publish::load_manifest(folder, tenant, id)?;
+        publish::remove_leftovers(folder, &manifest)?;
+        let at = manifest.disk_consistent_lsn;
+        let partitions = publish::open_layers(folder, &manifest, &environment.block_cache)?;
+        let layers = LayerMap::new(MemoryLayer::new(at), partitions);
         let state = match newest_state(Lineage::new(&layers, ancestor.as_ref()), at)? {
             Some((lsn, state)) if lsn == at => state,
             _ => bail!("the running state at {at}, where its layers end, is missing: a layer file is damaged"),
         };
-        let (terms, _) = watch::channel(metadata.term_history.clone().into());
+        let (terms, _) = watch::channel(manifest.term_history.clone().into());
         Ok(Arc::new(Timeline {
             tenant,
             id,
-            system_identifier: metadata.system_identifier,
-            pg_version_num: metadata.pg_version_num,
-            wal_segment_size: metadata.wal_segment_size,
-            start_lsn: metadata.start_lsn,
+            system_identifier: manifest.system_identifier,
+            pg_version_num: manifest.pg_version_num,
+            wal_segment_size: manifest.wal_segment_size,
+            start_lsn: manifest.start_lsn,
             ancestor,
             folder: folder.to_owned(),
             pages: environment.page_cache.timeline(tenant),
@@ -237,8 +232,10 @@ impl Timeline {
             waiters: Waiters::new(at),
             terms,
             disk_consistent_lsn: AtomicU64::new(at.0),
-            logical_size_bytes: AtomicU64::new(metadata.logical_size_bytes),
-            durable: Mutex::new(metadata),
+            logical_size_bytes: AtomicU64::new(manifest.logical_size_bytes),
+            generation: FIRST_GENERATION,
+            next_sequence: AtomicU32::new(next_sequence(&manifest)),
+            manifest: Mutex::new(manifest),
             flush: Mutex::new(()),
             ingest: Mutex::default(),
             damaged: Mutex::default(),
@@ -400,18 +397,14 @@ impl Timeline {
         if !terms::is_ordered(&history) {
             bail!("the safekeeper announced a term history that is not in order: {history:?}");
         }
-        let mut durable = self.durable.lock();
-        if durable.term_history == history {
-            return Ok(());
-        }
+        let known = self.manifest.lock().term_history.clone();
         // A safekeeper that lags behind knows less; forgetting a term would let its predecessor read too far.
-        if history.last().map(|last| last.term) < durable.term_history.last().map(|last| last.term) {
+        if known == history || history.last().map(|last| last.term) < known.last().map(|last| last.term) {
             return Ok(());
         }
-        let updated = TimelineMetadata { term_history: history, ..durable.clone() };
-        updated.store(&self.folder).context("the term history cannot be stored")?;
-        *durable = updated;
-        self.terms.send_replace(durable.term_history.clone().into());
+        self.publish(&Edit::Terms { history: history.clone() }, &[], None)
+            .context("the term history cannot be stored")?;
+        self.terms.send_replace(history.into());
         Ok(())
     }
 
@@ -439,18 +432,9 @@ fn newest_state(lineage: Lineage<'_>, at: Lsn) -> anyhow::Result<Option<(Lsn, Ru
     }
 }
 
-fn remove_leftovers(folder: &Path, metadata: &TimelineMetadata) -> anyhow::Result<()> {
-    for entry in
-        std::fs::read_dir(folder.join(LAYERS_FOLDER)).context("the folder of the layer files cannot be read")?
-    {
-        let entry = entry?;
-        let name = entry.file_name();
-        if !metadata.layers.iter().any(|layer| name == layer.file.as_str()) {
-            tracing::info!(file = %entry.path().display(), "removing a layer file that was left unfinished");
-            std::fs::remove_file(entry.path())?;
-        }
-    }
-    Ok(())
+/// Sequence numbers go on where the manifest's layers end.
+fn next_sequence(manifest: &Manifest) -> u32 {
+    manifest.layers.keys().map(|name| name.sequence).max().map_or(0, |last| last.saturating_add(1))
 }
 
 /// Layers in numbers.
@@ -460,6 +444,10 @@ pub struct LayerSummary {
     pub files: usize,
     /// Bytes of those.
     pub file_bytes: u64,
+    /// Pieces of the key space.
+    pub partitions: usize,
+    /// Files in the longest stack: those that one key can need.
+    pub depth: usize,
     /// Waiting to be written.
     pub frozen: usize,
     /// Memory of the open one.
@@ -470,9 +458,12 @@ impl Timeline {
     /// What layers there are.
     pub fn layer_summary(&self) -> LayerSummary {
         let layers = self.pin_layers();
+        let files = layers.files();
         LayerSummary {
-            files: layers.files.len(),
-            file_bytes: layers.files.iter().map(|file| file.size_bytes()).sum(),
+            files: files.len(),
+            file_bytes: files.iter().map(|file| file.desc.size_bytes).sum(),
+            partitions: layers.partitions.count(),
+            depth: layers.partitions.depth(),
             frozen: layers.frozen.len(),
             open_bytes: layers.open.size_bytes(),
         }

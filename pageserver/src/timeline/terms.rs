@@ -2,7 +2,7 @@
 
 use ogel_ids::{Lsn, Term};
 
-use super::metadata::TermStart;
+use crate::manifest::TermStart;
 
 /// Highest LSN at which a compute of `term` may be answered: the start of the first later term. `None`: no later term is known.
 ///

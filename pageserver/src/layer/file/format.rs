@@ -21,7 +21,8 @@ const FOOTER_MAGIC: &[u8; 8] = b"OGELLEND";
 pub enum LayerKind {
     /// What the WAL of its LSN range did to its key range.
     Delta = 1,
-    /// Every value of its key range as of the end of its LSN range, which is empty: what is not in it does not exist.
+    /// Complete: what it does not show at some LSN does not exist there. It holds every value of its key range as of the end of its LSN
+    /// range, and history: for LSNs in the range, all of it; below, what was retained when it was written.
     Image = 2,
 }
 

@@ -16,4 +16,4 @@ pub use error::LayerError;
 pub use fetch::{StoredValue, fetch};
 pub use format::{FORMAT_VERSION, LayerHeader, LayerKind};
 pub use reader::LayerFile;
-pub use writer::{EncodedBody, LayerWriter, write_file};
+pub use writer::{EncodedBody, LayerWriter, Written, write_file};

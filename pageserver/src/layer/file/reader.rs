@@ -17,9 +17,9 @@ use super::{
     format::{BlockRef, FOOTER_SIZE, Footer, FormatError, HEADER_SIZE},
 };
 use crate::{
-    keyspace::{KEY_SIZE, Key},
+    keyspace::{KEY_SIZE, Key, KeyRange},
     layer::{
-        Io, LsnRange,
+        Io,
         reconstruct::{Reconstruction, Scan, Value},
         tombstone::TombstoneSet,
     },
@@ -109,10 +109,12 @@ impl LayerFile {
         &self.path
     }
 
-    /// Locates the versions that the reads need and this file holds. Index blocks are read, values are not.
-    pub fn locate(self: &Arc<Self>, reads: &mut [Reconstruction], io: Io) -> Result<(), LayerError> {
+    /// Locates the versions that the reads of `keys` (those that this file serves) need and this file holds. Index blocks are read, values
+    /// are not.
+    pub fn locate(self: &Arc<Self>, reads: &mut [Reconstruction], keys: KeyRange, io: Io) -> Result<(), LayerError> {
         let mut cursor = None;
-        for read in reads.iter_mut().filter(|read| !read.is_done() && self.concerns(read)) {
+        for read in reads.iter_mut().filter(|read| !read.is_done() && keys.contains(read.key()) && self.concerns(read))
+        {
             read.enter_layer();
             let floor = self.tombstones.newest_on(read.key(), read.at());
             self.locate_one(read, floor, &mut cursor, io)?;
@@ -124,8 +126,8 @@ impl LayerFile {
     }
 
     fn concerns(&self, read: &Reconstruction) -> bool {
-        let LsnRange { start, end } = self.header.lsns;
-        (start < read.at() || end <= read.at()) && self.header.keys.contains(read.key())
+        let reaches = self.header.kind == LayerKind::Image || self.header.lsns.start < read.at();
+        reaches && self.header.keys.contains(read.key())
     }
 
     /// `cursor` is the index block used last: blocks of one relation share it.
@@ -164,21 +166,24 @@ impl LayerFile {
         StoredValue { file: self.clone(), block: entry.block, offset: entry.offset, len: entry.len }
     }
 
-    /// Collects the newest versions of a range of keys.
-    pub fn scan(&self, scan: &mut Scan, io: Io) -> Result<(), LayerError> {
-        self.tombstones.iter().for_each(|tombstone| scan.offer_tombstone(tombstone));
-        let wanted = position(&scan.range.start, Lsn(0));
+    /// Collects the newest versions of the scan's keys, as far as they lie in `keys`: those that this file serves.
+    pub fn scan(&self, scan: &mut Scan, keys: KeyRange, io: Io) -> Result<(), LayerError> {
+        let keys = KeyRange { start: keys.start.max(scan.range.start), end: keys.end.min(scan.range.end) };
+        for tombstone in self.tombstones.iter().filter(|tombstone| tombstone.range.overlaps(&keys)) {
+            scan.offer_tombstone(tombstone);
+        }
+        let wanted = position(&keys.start, Lsn(0));
         let first = self.root.partition_point(|entry| entry.first <= wanted).saturating_sub(1);
         // Entries are in order of key, then LSN. A relation that grew block by block has thousands of sizes: only the last counts.
         let mut newest: Option<IndexEntry> = None;
         for number in first..self.root.len() {
-            if self.root[number].first[..KEY_SIZE] >= scan.range.end.as_bytes()[..] {
+            if self.root[number].first[..KEY_SIZE] >= keys.end.as_bytes()[..] {
                 break;
             }
             let index = self.index_block(number, io)?;
             for place in 0..index.len() / IndexEntry::SIZE {
                 let entry = IndexEntry::decode(&index, place).map_err(|what| self.damaged(what))?;
-                if entry.lsn > scan.at || !scan.range.contains(&entry.key) {
+                if entry.lsn > scan.at || !keys.contains(&entry.key) {
                     continue;
                 }
                 if let Some(before) =
@@ -191,8 +196,8 @@ impl LayerFile {
         if let Some(last) = newest {
             self.offer(scan, &last, io)?;
         }
-        if self.header.kind == LayerKind::Image && self.header.lsns.end <= scan.at {
-            scan.settle(self.header.keys);
+        if self.header.kind == LayerKind::Image {
+            scan.settle(keys);
         }
         Ok(())
     }

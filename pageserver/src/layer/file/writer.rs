@@ -93,8 +93,18 @@ impl<W: Write> LayerWriter<W> {
         Ok(place)
     }
 
-    /// Writes index and footer; returns the output and the size of the whole file.
-    pub fn finish(mut self) -> io::Result<(W, u64)> {
+    /// Bytes of the file so far, but for the block that is still open and the index.
+    pub fn written_bytes(&self) -> u64 {
+        self.offset
+    }
+
+    /// Number of tombstones added.
+    pub fn tombstones(&self) -> usize {
+        self.tombstones.len()
+    }
+
+    /// Writes index and footer; returns the output and the measures of the whole file.
+    pub fn finish(mut self) -> io::Result<(W, Written)> {
         self.close_data_block()?;
         let index_offset = self.offset;
         let index = std::mem::take(&mut self.index);
@@ -115,46 +125,59 @@ impl<W: Write> LayerWriter<W> {
         let root = self.block(&root)?;
         let footer = Footer { index_offset, tombstones, root, entries: index.len() as u64 }.encode();
         self.out.write_all(&footer)?;
-        Ok((self.out, self.offset + footer.len() as u64))
+        Ok((self.out, Written { size_bytes: self.offset + footer.len() as u64, index_offset }))
     }
 }
 
+/// Measures of a layer file.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Written {
+    /// Of the whole file.
+    pub size_bytes: u64,
+    /// From here to the end is the separable index.
+    pub index_offset: u64,
+}
+
 /// A layer without its header, in memory: the same content under any tenant's and timeline's name.
-pub struct EncodedBody(Vec<u8>);
+pub struct EncodedBody {
+    body: Vec<u8>,
+    written: Written,
+}
 
 impl EncodedBody {
     /// Encodes with what `fill` adds.
     pub fn encode(compress: bool, fill: impl FnOnce(&mut LayerWriter<Vec<u8>>) -> io::Result<()>) -> io::Result<Self> {
         let mut writer = LayerWriter::new(Vec::new(), compress);
         fill(&mut writer)?;
-        Ok(Self(writer.finish()?.0))
+        let (body, written) = writer.finish()?;
+        Ok(Self { body, written })
     }
 
     /// Writes a file of this content. It is on disk under its name when this returns.
-    pub fn write_file(&self, path: &Path, header: &LayerHeader) -> io::Result<u64> {
+    pub fn write_file(&self, path: &Path, header: &LayerHeader) -> io::Result<Written> {
         let mut file = File::create(path)?;
         file.write_all(&header.encode())?;
-        file.write_all(&self.0)?;
+        file.write_all(&self.body)?;
         file.sync_all()?;
         durable_file::sync_parent(path)?;
-        Ok((HEADER_SIZE + self.0.len()) as u64)
+        Ok(self.written)
     }
 }
 
-/// Writes a file with what `fill` adds and returns its size. It is on disk under its name when this returns; a crash before leaves
+/// Writes a file with what `fill` adds. It is on disk under its name when this returns; a crash before leaves
 /// at most a file that no metadata names.
 pub fn write_file(
     path: &Path,
     header: &LayerHeader,
     compress: bool,
     fill: impl FnOnce(&mut LayerWriter<BufWriter<File>>) -> io::Result<()>,
-) -> io::Result<u64> {
+) -> io::Result<Written> {
     let mut out = BufWriter::with_capacity(256 << 10, File::create(path)?);
     out.write_all(&header.encode())?;
     let mut writer = LayerWriter::new(out, compress);
     fill(&mut writer)?;
-    let (out, size_bytes) = writer.finish()?;
+    let (out, written) = writer.finish()?;
     out.into_inner().map_err(io::IntoInnerError::into_error)?.sync_all()?;
     durable_file::sync_parent(path)?;
-    Ok(size_bytes)
+    Ok(written)
 }

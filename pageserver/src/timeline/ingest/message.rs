@@ -3,7 +3,7 @@
 use bytes::{Buf, Bytes};
 use ogel_ids::{Lsn, Term};
 
-use crate::timeline::metadata::TermStart;
+use crate::manifest::TermStart;
 
 /// Terms in a history at most.
 const MAX_TERMS: u32 = 65_536;
