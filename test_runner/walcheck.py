@@ -220,7 +220,8 @@ def checked_run(server: Server, corpus: Corpus) -> dict[str, Any]:
     reader = os.open(server.pipe, os.O_RDONLY | os.O_NONBLOCK)
     writer = os.open(server.pipe, os.O_WRONLY)
     os.set_blocking(reader, True)
-    command = [str(WALCHECK), "-", "--json", f"--base={server.dir / 'base'}", f"--files={server.data}"]
+    dump = pg_prefix(server.build) / "bin" / "pg_waldump"
+    command = [str(WALCHECK), "-", "--json", f"--base={server.dir / 'base'}", f"--files={server.data}", f"--pg-waldump={dump}"]
     if server.build == "patched":
         command.append("--command-ids")
     with (server.dir / "report.json").open("w+") as report, (server.dir / "walcheck.log").open("w+") as log:

@@ -36,8 +36,11 @@ pub fn mask(page: &mut Page, rmid: u8, at: PageRef, strictness: Strictness) {
         rmgr::BTREE => b_tree(page),
         rmgr::HASH => {
             hint_bits(page);
-            unused_space(page);
-            hash::mask(page, line_states);
+            // PostgreSQL checks the header before it blanks the content of an unused page, `pd_lower` and `pd_upper` included.
+            if page.check_header().is_ok() {
+                unused_space(page);
+                hash::mask(page, line_states);
+            }
         }
         rmgr::GIN => {
             hint_bits(page);

@@ -2,9 +2,13 @@
 
 use crate::{
     cluster_files,
+    comparison::mask_and_compare,
+    page_kinds::{ComparedPage, PageKinds},
+    page_section::section,
     pages::Pages,
-    report::{Difference, Report, excerpt, first_difference, kind_name, page_name, section},
+    report::{Difference, Report, excerpt, kind_name, page_name},
     slru_pages::SlruPages,
+    wal_dump::WalDump,
 };
 use anyhow::Result;
 use ogel_ids::Lsn;
@@ -15,10 +19,7 @@ use wal_decoder::{
     interpret::{InterpretError, InterpretErrorKind, Interpreter},
     key::{Fork, PAGE_SIZE, Page},
     record::{BlockRef, ParsedRecord},
-    redo::{
-        self, PageRef, RedoError,
-        mask::{Strictness, mask},
-    },
+    redo::{self, PageRef, RedoError, mask::Strictness},
     v17::rmgr,
 };
 
@@ -36,13 +37,29 @@ pub struct Options {
 pub struct Checker {
     interpreter: Interpreter,
     work: Work,
+    dump: Option<WalDump>,
 }
 
 impl Checker {
     /// Knows no page yet.
     pub fn new(options: Options) -> Checker {
         let interpreter = Interpreter::new(CheckpointState::default());
-        Checker { interpreter, work: Work { options, ..Work::default() } }
+        Checker { interpreter, work: Work { options, ..Work::default() }, dump: None }
+    }
+
+    /// Adds to each difference what `pg_waldump` prints of its record.
+    pub fn describe_with(&mut self, dump: Option<WalDump>) {
+        self.dump = dump;
+    }
+
+    /// Keeps a page of each kind that is compared from now on.
+    pub fn keep_page_kinds(&mut self) {
+        self.work.kinds = Some(PageKinds::default());
+    }
+
+    /// What [`Checker::keep_page_kinds`] has kept.
+    pub fn page_kinds(&self) -> Option<&PageKinds> {
+        self.work.kinds.as_ref()
     }
 
     /// Takes the transaction logs from the data directory of the cluster as it was before this WAL.
@@ -83,10 +100,16 @@ impl Checker {
         work.report.counts(&kind).records += 1;
         work.report.start.get_or_insert(start);
         work.report.end = Some(end);
+        let listed = work.report.differences.len();
         let mut step = Step { start, end, kind: &kind, record: &record, failed: Vec::new() };
         self.interpreter
             .interpret_bytes(start, end, bytes, &mut |effect: Effect<'_>| work.effect(&mut step, effect))?;
         self.work.compare(&step);
+        if let (Some(dump), [first, rest @ ..]) = (&self.dump, &mut self.work.report.differences[listed..]) {
+            let line = dump.describe(start, bytes).unwrap_or_else(|error| format!("{error:#}"));
+            rest.iter_mut().for_each(|difference| difference.waldump = Some(line.clone()));
+            first.waldump = Some(line);
+        }
         Ok(())
     }
 }
@@ -98,6 +121,7 @@ struct Work {
     pages: Pages,
     slru: SlruPages,
     report: Report,
+    kinds: Option<PageKinds>,
 }
 
 impl Work {
@@ -182,25 +206,31 @@ impl Work {
             return;
         };
         let (mut ours, mut theirs) = (*ours, *theirs);
-        mask(&mut ours, step.record.rmid, at, self.options.strictness);
-        mask(&mut theirs, step.record.rmid, at, self.options.strictness);
+        let rmid = step.record.rmid;
+        if let Some(kinds) = &mut self.kinds {
+            let page = ComparedPage { start: step.start, rmid, block_id: block.id, at, ours, theirs };
+            kinds.add(step.record.rmgr_info(), page);
+        }
+        let difference = mask_and_compare(&mut ours, &mut theirs, rmid, at, self.options.strictness);
         self.report.counts(step.kind).compared += 1;
         self.report.compared += 1;
-        if let Some(offset) = first_difference(&ours, &theirs) {
+        if let Some(offset) = difference {
             self.differs(step, block, offset, &ours, &theirs);
         }
     }
 
     fn differs(&mut self, step: &Step<'_>, block: &BlockRef, offset: usize, ours: &Page, theirs: &Page) {
+        let at = PageRef { rel: block.rel, block: block.block };
         self.report.add_difference(Difference {
             record: step.kind.to_owned(),
             start: step.start,
-            page: page_name(PageRef { rel: block.rel, block: block.block }),
+            page: page_name(at),
             block_id: block.id,
             offset: Some(offset),
-            section: section(theirs, offset),
+            section: section(theirs, at, offset),
             ours: excerpt(ours, offset),
             postgres: excerpt(theirs, offset),
+            waldump: None,
         });
     }
 

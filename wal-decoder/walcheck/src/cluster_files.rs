@@ -1,8 +1,10 @@
 //! What no record has images of, compared with the files of the cluster after its clean shutdown.
 
 use crate::{
+    comparison::first_difference,
+    page_section::section,
     pages::Pages,
-    report::{Difference, Report, excerpt, first_difference, page_name},
+    report::{Difference, Report, excerpt, page_name},
     slru_pages::SlruPages,
 };
 use anyhow::{Context, Result, bail};
@@ -24,7 +26,8 @@ const UNCOMPARED: usize = 10;
 
 pub(crate) fn compare_logs(slru: &SlruPages, data: &Path, end: Lsn, report: &mut Report) -> Result<()> {
     for ((kind, number), ours, theirs) in slru.pairs(&SlruPages::read(data)?) {
-        compare(report, file_kind(kind), format!("{} page {number}", kind.directory()), end, (ours, theirs));
+        let name = format!("{} page {number}", kind.directory());
+        compare(report, file_kind(kind), name, end, (ours, theirs), |_| "log".to_owned());
     }
     Ok(())
 }
@@ -34,7 +37,8 @@ pub(crate) fn compare_visibility_maps(pages: &Pages, data: &Path, end: Lsn, repo
         let (mut ours, mut theirs) = (*page, read_page(data, at)?);
         ours[..UNCOMPARED].fill(0);
         theirs[..UNCOMPARED].fill(0);
-        compare(report, "file/visibility map", page_name(at), end, (&ours, &theirs));
+        let section = |offset| section(&theirs, at, offset);
+        compare(report, "file/visibility map", page_name(at), end, (&ours, &theirs), section);
     }
     Ok(())
 }
@@ -48,7 +52,14 @@ const fn file_kind(kind: SlruKind) -> &'static str {
     }
 }
 
-fn compare(report: &mut Report, kind: &str, page: String, start: Lsn, (ours, theirs): (&Page, &Page)) {
+fn compare(
+    report: &mut Report,
+    kind: &str,
+    page: String,
+    start: Lsn,
+    (ours, theirs): (&Page, &Page),
+    section: impl Fn(usize) -> String,
+) {
     report.counts(kind).compared += 1;
     report.compared += 1;
     if let Some(offset) = first_difference(ours, theirs) {
@@ -58,9 +69,10 @@ fn compare(report: &mut Report, kind: &str, page: String, start: Lsn, (ours, the
             page,
             block_id: 0,
             offset: Some(offset),
-            section: "log or map",
+            section: section(offset),
             ours: excerpt(ours, offset),
             postgres: excerpt(theirs, offset),
+            waldump: None,
         });
     }
 }

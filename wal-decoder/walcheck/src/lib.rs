@@ -17,16 +17,23 @@ use wal_decoder::stream::StreamDecoder;
 
 mod checker;
 mod cluster_files;
+mod comparison;
 mod mask_pages;
+mod page_kinds;
+mod page_section;
 mod pages;
 mod report;
 mod slru_pages;
+mod wal_dump;
 mod wal_files;
 mod wal_stream;
 
 pub use checker::{Checker, Options};
+pub use comparison::mask_and_compare;
 pub use mask_pages::mask_pages;
+pub use page_kinds::{ComparedPage, PageKinds};
 pub use report::{Difference, Report};
+pub use wal_dump::WalDump;
 pub use wal_files::WalFiles;
 pub use wal_stream::WalStream;
 
@@ -39,6 +46,11 @@ pub struct Range {
     pub end: Lsn,
     /// End after the first record with a difference.
     pub stop_at_first: bool,
+}
+
+impl Range {
+    /// All records, differences or not.
+    pub const EVERYTHING: Range = Range { start: Lsn(0), end: Lsn::MAX, stop_at_first: false };
 }
 
 /// Checks the records that the decoder has been fed; breaks at the end of the WAL or of the range.

@@ -40,19 +40,22 @@ pub struct Difference {
     pub block_id: u8,
     /// First offset at which the masked pages differ; `None` when redo returned an error.
     pub offset: Option<usize>,
-    /// What of the page lies there.
-    pub section: &'static str,
+    /// What of the page lies there: a field of the header, a line pointer, a tuple.
+    pub section: String,
     /// 64 bytes from there, ours and PostgreSQL's, in hex; or the error.
     pub ours: String,
     /// See `ours`.
     pub postgres: String,
+    /// The record as `pg_waldump` prints it, when that is installed.
+    pub waldump: Option<String>,
 }
 
 impl Difference {
     /// A page that redo refused to make.
     pub(crate) fn of_error(kind: &str, start: Lsn, page: String, error: &dyn std::error::Error) -> Difference {
         let (record, ours, postgres) = (kind.to_owned(), error.to_string(), String::new());
-        Difference { record, start, page, block_id: 0, offset: None, section: "page", ours, postgres }
+        let section = "page".to_owned();
+        Difference { record, start, page, block_id: 0, offset: None, section, ours, postgres, waldump: None }
     }
 }
 
@@ -116,24 +119,6 @@ impl Report {
     }
 }
 
-/// First offset at which two pages differ.
-pub(crate) fn first_difference(ours: &Page, theirs: &Page) -> Option<usize> {
-    ours.iter().zip(theirs).position(|(a, b)| a != b)
-}
-
-/// What of a page lies at an offset, by the page's own header.
-pub(crate) fn section(page: &Page, offset: usize) -> &'static str {
-    let field = |at: usize| usize::from(u16::from_le_bytes([page[at], page[at + 1]]));
-    let (lower, upper, special) = (field(12), field(14), field(16));
-    match offset {
-        0..24 => "header",
-        _ if offset < lower => "line pointers",
-        _ if offset < upper => "unused space",
-        _ if offset < special => "items",
-        _ => "special space",
-    }
-}
-
 /// 64 bytes from `offset` in hex.
 pub(crate) fn excerpt(page: &Page, offset: usize) -> String {
     page[offset..].iter().take(64).map(|byte| format!("{byte:02x}")).collect()
@@ -154,7 +139,7 @@ impl fmt::Display for Report {
             )?;
         }
         for difference in &self.differences {
-            let Difference { record, start, page, block_id, offset, section, ours, postgres } = difference;
+            let Difference { record, start, page, block_id, offset, section, ours, postgres, waldump } = difference;
             match offset {
                 Some(offset) => {
                     writeln!(
@@ -164,6 +149,9 @@ impl fmt::Display for Report {
                     writeln!(f, "  ours       {ours}\n  PostgreSQL {postgres}")?;
                 }
                 None => writeln!(f, "{record} at {start}, {page} (block id {block_id}): {ours}")?,
+            }
+            if let Some(waldump) = waldump {
+                writeln!(f, "  {waldump}")?;
             }
         }
         write!(

@@ -4,7 +4,8 @@ use anyhow::{Context, Result, bail};
 use bytes::Bytes;
 use ogel_ids::Lsn;
 use std::{
-    fs,
+    fs::{self, File},
+    io::Read,
     path::{Path, PathBuf},
 };
 
@@ -42,8 +43,20 @@ impl WalFiles {
                 bail!("segment {name} in {} does not follow the one before it", dir.display());
             }
         }
-        let files = names.iter().map(|name| dir.join(name)).collect();
+        let mut files = Vec::with_capacity(names.len());
+        for (path, number) in names.iter().map(|name| dir.join(name)).zip(first_number..) {
+            if is_recycled(&path, number * segment_size)? {
+                break;
+            }
+            files.push(path);
+        }
         Ok(WalFiles { files, first_number, segment_size: segment_size as u32 })
+    }
+
+    /// Bytes from the segment that holds `from` on.
+    pub fn size_from(&self, from: Lsn) -> u64 {
+        let size = u64::from(self.segment_size);
+        (self.first_number + self.files.len() as u64).saturating_sub(from.segment_number(size)) * size
     }
 
     /// `wal_segment_size`.
@@ -65,4 +78,14 @@ impl WalFiles {
             Ok((Lsn(number * size), Bytes::from(content)))
         })
     }
+}
+
+/// PostgreSQL renames segments that it no longer needs to names that it will need: their pages say where they were before.
+fn is_recycled(path: &Path, start: u64) -> Result<bool> {
+    let mut head = [0; 16];
+    File::open(path)
+        .and_then(|mut file| file.read_exact(&mut head))
+        .with_context(|| format!("cannot read {}", path.display()))?;
+    let address = u64::from_le_bytes(*head.last_chunk().expect("sixteen bytes"));
+    Ok(head != [0; 16] && address < start)
 }

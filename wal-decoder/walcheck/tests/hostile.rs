@@ -1,15 +1,15 @@
 //! Real deltas and pages with random damage must end in an error or in some page, never in a panic.
 
-use bytes::Bytes;
+mod sample;
+
 use ogel_ids::Lsn;
-use std::{collections::HashMap, io::Read};
+use std::collections::HashMap;
 use wal_decoder::{
     checkpoint_state::CheckpointState,
     effect::{Effect, Version},
     interpret::Interpreter,
     key::Page,
     redo::{self, PageRef},
-    stream::StreamDecoder,
 };
 
 /// xorshift64*: the test must be repeatable from the seed that it prints.
@@ -51,14 +51,8 @@ fn run(name: &str) {
     let seed = std::env::var("SEED").ok().and_then(|seed| seed.parse().ok()).unwrap_or(20_261_121);
     println!("SEED={seed}");
     let mut random = Random(seed);
-    let path = format!("{}/tests/data/{name}.wal.zst", env!("CARGO_MANIFEST_DIR"));
-    let mut zstd = zstd::Decoder::new(std::fs::File::open(path).expect("sample")).expect("zstd");
-    zstd.window_log_max(27).expect("window");
-    let mut wal = Vec::new();
-    zstd.read_to_end(&mut wal).expect("decompress");
-    let start = Lsn(u64::from_le_bytes(wal[8..16].try_into().expect("page address")));
-    let mut decoder = StreamDecoder::find_first(start, 1 << 20, None).expect("decoder");
-    decoder.feed(Bytes::from(wal));
+    let wal = sample::read(name);
+    let mut decoder = sample::decoder(&wal);
 
     let mut interpreter = Interpreter::new(CheckpointState::default());
     let mut pages: HashMap<PageRef, Box<Page>> = HashMap::new();

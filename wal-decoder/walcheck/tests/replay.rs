@@ -1,34 +1,14 @@
-//! The checked-in WAL sample (patched PostgreSQL 17.11, `coverage/heap_btree.sql`) must replay without a difference, and reach every
-//! record kind that it is there for.
+//! The checked-in WAL samples must replay without a difference, and reach every
+//! record kind that they are there for.
 
-use bytes::Bytes;
-use ogel_ids::Lsn;
-use std::io::Read;
+mod sample;
+
 use wal_decoder::{
     record::{BlockRef, ParsedRecord},
     redo::mask::Strictness,
-    stream::{Record, StreamDecoder},
+    stream::Record,
 };
 use walcheck::{Checker, Options, Range, Report};
-
-const SEGMENT_SIZE: u32 = 1 << 20;
-const EVERYTHING: Range = Range { start: Lsn(0), end: Lsn::MAX, stop_at_first: false };
-
-fn sample(name: &str) -> Bytes {
-    let path = format!("{}/tests/data/{name}.wal.zst", env!("CARGO_MANIFEST_DIR"));
-    let mut decoder = zstd::Decoder::new(std::fs::File::open(path).expect("sample")).expect("zstd");
-    decoder.window_log_max(27).expect("window");
-    let mut wal = Vec::new();
-    decoder.read_to_end(&mut wal).expect("decompress");
-    Bytes::from(wal)
-}
-
-fn decoder(wal: &Bytes) -> StreamDecoder {
-    let start = Lsn(u64::from_le_bytes(wal[8..16].try_into().expect("page address")));
-    let mut decoder = StreamDecoder::find_first(start, SEGMENT_SIZE, None).expect("decoder");
-    decoder.feed(wal.clone());
-    decoder
-}
 
 fn checker() -> Checker {
     Checker::new(Options { strictness: Strictness { command_ids: true } })
@@ -46,18 +26,18 @@ fn assert_equal_and_reached(report: &Report, managers: &[&str]) {
 
 #[test]
 fn heap_btree_and_sequence_pages_are_what_postgresql_made_of_them() {
-    let wal = sample("heap_btree");
+    let wal = sample::read("heap_btree");
     let mut checker = checker();
-    let _end = walcheck::check(&mut checker, &mut decoder(&wal), EVERYTHING).expect("readable WAL");
+    let _end = walcheck::check(&mut checker, &mut sample::decoder(&wal), Range::EVERYTHING).expect("readable WAL");
     assert!(checker.report().compared > 5000, "{}", checker.report());
     assert_equal_and_reached(checker.report(), &["Heap", "Btree", "Sequence"]);
 }
 
 #[test]
 fn index_pages_are_what_postgresql_made_of_them() {
-    let wal = sample("index");
+    let wal = sample::read("index");
     let mut checker = checker();
-    let _end = walcheck::check(&mut checker, &mut decoder(&wal), EVERYTHING).expect("readable WAL");
+    let _end = walcheck::check(&mut checker, &mut sample::decoder(&wal), Range::EVERYTHING).expect("readable WAL");
     let report = checker.report();
     assert!(report.compared > 2000, "{report}");
     assert_eq!((report.difference_count, report.not_implemented), (0, 0), "{report}");
@@ -75,8 +55,8 @@ fn index_pages_are_what_postgresql_made_of_them() {
 /// Changes a byte of a comparison image; the checker must say so. The image's first bytes are the LSN, which is masked.
 #[test]
 fn a_changed_byte_is_noticed() {
-    let wal = sample("heap_btree");
-    let mut decoder = decoder(&wal);
+    let wal = sample::read("heap_btree");
+    let mut decoder = sample::decoder(&wal);
     let mut checker = checker();
     let mut changed = 0;
     let mut masked = 0;
