@@ -8,7 +8,7 @@ use std::{
     collections::BTreeMap,
     fs::{self, File, OpenOptions},
     io::{self, Write},
-    os::unix::fs::FileExt,
+    os::unix::fs::{FileExt, MetadataExt},
     path::{Path, PathBuf},
     sync::{
         Arc, Mutex, PoisonError,
@@ -25,6 +25,11 @@ use super::{acked_file, space::SpaceLimits};
 const FILL_STEP_BYTES: usize = 1 << 20;
 /// Piece in which a cut segment is searched for bytes that are not zero.
 const ZERO_STEP_BYTES: usize = 64 << 10;
+/// Removed segments that are kept, zeroed, to become later ones.
+const MAX_SPARES: usize = 2;
+const SPARE_PREFIX: &str = ".spare-";
+/// A removed segment while it is zeroed; a crash leaves it to the next one.
+const RECYCLING: &str = ".recycling";
 
 /// Why WAL could not be written.
 #[derive(Debug, thiserror::Error)]
@@ -58,6 +63,8 @@ pub struct SegmentFolder {
     /// Highest segment that was begun to be made ahead.
     ahead: AtomicU64,
     limits: SpaceLimits,
+    /// Held while a segment is recycled.
+    recycling: Mutex<()>,
     /// The folder is being removed: nothing is made in it any more.
     retired: AtomicBool,
 }
@@ -65,8 +72,16 @@ pub struct SegmentFolder {
 impl SegmentFolder {
     /// `sync` = false leaves out every flush, for tests.
     pub fn new(path: PathBuf, segment_size_bytes: u64, sync: bool) -> Self {
-        let (making, ahead, retired) = (Mutex::new(()), AtomicU64::new(0), AtomicBool::new(false));
-        Self { path, segment_size_bytes, sync, making, ahead, limits: SpaceLimits::default(), retired }
+        Self {
+            path,
+            segment_size_bytes,
+            sync,
+            making: Mutex::new(()),
+            ahead: AtomicU64::new(0),
+            limits: SpaceLimits::default(),
+            recycling: Mutex::new(()),
+            retired: AtomicBool::new(false),
+        }
     }
 
     /// Makes segments only within these limits.
@@ -78,6 +93,7 @@ impl SegmentFolder {
     pub fn retire(&self) {
         self.retired.store(true, Ordering::SeqCst);
         drop(self.making.lock().unwrap_or_else(PoisonError::into_inner));
+        drop(self.recycling.lock().unwrap_or_else(PoisonError::into_inner));
     }
 
     /// Bytes of a segment.
@@ -131,9 +147,17 @@ impl SegmentFolder {
         if path.exists() {
             return Ok(());
         }
-        self.check_limits(number)?;
-        let partial = self.path.join(format!(".{}.partial", self.segment_name(number)));
-        self.fill(&partial, prefix)
+        let spare = if prefix.is_empty() { self.spares().map_err(self.failed(number))?.pop() } else { None };
+        let (partial, filled) = match spare {
+            Some(spare) => (spare, Ok(())),
+            None => {
+                self.check_limits(number)?;
+                let partial = self.path.join(format!(".{}.partial", self.segment_name(number)));
+                let filled = File::create(&partial).and_then(|file| self.fill(file, prefix));
+                (partial, filled)
+            }
+        };
+        filled
             .and_then(|()| fs::rename(&partial, &path))
             .and_then(|()| if self.sync { durable_file::sync_folder(&self.path) } else { Ok(()) })
             .map_err(|error| {
@@ -157,8 +181,33 @@ impl SegmentFolder {
         }
     }
 
-    fn fill(&self, path: &Path, prefix: &[u8]) -> io::Result<()> {
-        let mut file = File::create(path)?;
+    fn spares(&self) -> io::Result<Vec<PathBuf>> {
+        let mut spares = Vec::new();
+        for entry in fs::read_dir(&self.path)? {
+            let entry = entry?;
+            if entry.file_name().to_str().is_some_and(|name| name.starts_with(SPARE_PREFIX)) {
+                spares.push(entry.path());
+            }
+        }
+        Ok(spares)
+    }
+
+    /// Takes a segment away that nobody needs any more. It is kept, zeroed, to become a later one: its place on the disk is
+    /// allocated already. Beyond a few it is removed. Blocks while it is zeroed; a reader that has it open gets an error.
+    pub fn recycle(&self, number: u64) -> io::Result<()> {
+        let _recycling = self.recycling.lock().unwrap_or_else(PoisonError::into_inner);
+        let path = self.segment_path(number);
+        if self.retired.load(Ordering::SeqCst) || self.spares()?.len() >= MAX_SPARES {
+            return fs::remove_file(path);
+        }
+        let recycling = self.path.join(RECYCLING);
+        fs::rename(path, &recycling)?;
+        let file = OpenOptions::new().write(true).open(&recycling)?;
+        self.fill(file, &[])?;
+        fs::rename(recycling, self.path.join(format!("{SPARE_PREFIX}{}", self.segment_name(number))))
+    }
+
+    fn fill(&self, mut file: File, prefix: &[u8]) -> io::Result<()> {
         file.write_all(prefix)?;
         let zeros = vec![0; FILL_STEP_BYTES];
         let mut missing = self.segment_size_bytes - prefix.len() as u64;
@@ -199,6 +248,9 @@ impl SegmentFolder {
         for number in self.numbers()?.into_iter().rev() {
             fs::remove_file(self.segment_path(number))?;
         }
+        for spare in self.spares()? {
+            fs::remove_file(spare)?;
+        }
         self.forget_ahead(0);
         match fs::remove_file(self.path.join(acked_file::FILE_NAME)) {
             Err(error) if error.kind() != io::ErrorKind::NotFound => Err(error),
@@ -229,6 +281,10 @@ impl SegmentReader {
         let (_, file) = self.open.as_ref().expect("it was opened above");
         let count = (into.len() as u64).min(size - at.segment_offset(size)) as usize;
         file.read_exact_at(&mut into[..count], at.segment_offset(size))?;
+        // A recycled segment is another one's content by now.
+        if fs::metadata(folder.segment_path(number))?.ino() != file.metadata()?.ino() {
+            return Err(io::Error::new(io::ErrorKind::NotFound, "the segment was removed meanwhile"));
+        }
         Ok(count)
     }
 }
@@ -359,6 +415,32 @@ mod tests {
             done += reader.read(&folder, Lsn(begin.0 + done as u64), &mut back[done..]).unwrap();
         }
         assert!(back == bytes);
+    }
+
+    #[test]
+    fn a_recycled_segment_becomes_a_later_one_without_its_content() {
+        let (_temp, folder) = folder();
+        let mut writer = SegmentWriter::new(folder.clone());
+        writer.make_room(Lsn(SIZE), Lsn(5 * SIZE)).unwrap();
+        writer.write(Lsn(SIZE), &vec![7; 4 * SIZE as usize]).unwrap();
+        writer.sync().unwrap();
+        let mut piece = [0; 100];
+        let mut reader = SegmentReader::default();
+        reader.read(&folder, Lsn(SIZE), &mut piece).unwrap();
+        let inode = fs::metadata(folder.segment_path(1)).unwrap().ino();
+        (1..=3).for_each(|number| folder.recycle(number).unwrap());
+        assert_eq!(folder.spares().unwrap().len(), MAX_SPARES, "the pool is bounded");
+        assert_eq!(folder.numbers().unwrap(), [4]);
+        assert_eq!(reader.read(&folder, Lsn(SIZE), &mut piece).unwrap_err().kind(), io::ErrorKind::NotFound);
+        (5..=7).for_each(|number| folder.make(number, &[]).unwrap());
+        assert_eq!(folder.spares().unwrap().len(), 0);
+        let inodes = (5..=7).map(|number| fs::metadata(folder.segment_path(number)).unwrap().ino());
+        assert!(inodes.collect::<Vec<_>>().contains(&inode), "its place was used again");
+        let mut back = vec![9; SIZE as usize];
+        for number in 5..=7 {
+            assert_eq!(folder.read(Lsn(number * SIZE), &mut back).unwrap(), SIZE as usize);
+            assert!(back.iter().all(|byte| *byte == 0), "segment {number}");
+        }
     }
 
     #[test]
