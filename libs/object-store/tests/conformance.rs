@@ -1,4 +1,5 @@
 //! What every store must do, asked of memory and of a local directory, and of both while requests fail at random.
+#![allow(clippy::unwrap_used)]
 
 use std::{
     path::Path,
