@@ -16,5 +16,6 @@ pub mod manifest;
 pub mod metrics;
 pub mod page_service;
 pub mod pageserver;
+pub mod remote;
 pub mod template;
 pub mod timeline;
