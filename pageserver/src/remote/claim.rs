@@ -62,7 +62,9 @@ impl Claim {
         let claim: Claim = serde_json::from_slice(bytes).map_err(|error| format!("it is not a claim: {error}"))?;
         match claim.version {
             VERSION => Ok(claim),
-            other => Err(format!("it has version {other}, this program knows {VERSION}: start the newer program again")),
+            other => {
+                Err(format!("it has version {other}, this program knows {VERSION}: start the newer program again"))
+            }
         }
     }
 }
@@ -73,7 +75,9 @@ pub fn decide(newest: Option<(Generation, &Claim)>, node_id: NodeId, insistence:
         Some((generation, claim)) if insistence == Insistence::IfOurs && claim.node_id != node_id => {
             Decision::Refuse { owner: claim.node_id, generation }
         }
-        Some((generation, _)) => generation.0.checked_add(1).map_or(Decision::Exhausted, |next| Decision::Claim(Generation(next))),
+        Some((generation, _)) => {
+            generation.0.checked_add(1).map_or(Decision::Exhausted, |next| Decision::Claim(Generation(next)))
+        }
         None => Decision::Claim(Generation(1)),
     }
 }

@@ -113,7 +113,8 @@ mod tests {
     #[test]
     fn a_base_makes_room_but_leaves_a_way_to_itself() {
         let place = |generation, sequence| LogPlace { generation: Generation(generation), sequence };
-        let listed = [place(1, 0), place(1, 5), place(2, 0), place(2, 1), place(2, 63), place(2, 64), place(2, 65), place(3, 0)];
+        let listed =
+            [place(1, 0), place(1, 5), place(2, 0), place(2, 1), place(2, 63), place(2, 64), place(2, 65), place(3, 0)];
         assert_eq!(superfluous(listed, place(2, 0)), [place(1, 0), place(1, 5)]);
         assert_eq!(superfluous(listed, place(2, 128)), [place(1, 0), place(1, 5), place(2, 1), place(2, 63)]);
     }

@@ -41,7 +41,9 @@ pub enum AttachError {
     #[error(transparent)]
     Store(#[from] StoreError),
     /// Another node has it.
-    #[error("tenant {tenant} belongs to pageserver {owner} since generation {generation}: ask that one, or attach it here explicitly, which fences the other")]
+    #[error(
+        "tenant {tenant} belongs to pageserver {owner} since generation {generation}: ask that one, or attach it here explicitly, which fences the other"
+    )]
     Elsewhere {
         /// The tenant.
         tenant: TenantId,
@@ -120,7 +122,8 @@ impl TenantStore {
         match read_claim(&self.store, self.tenant, next).await {
             Ok(None) => Ok(()),
             Ok(Some(claim)) => {
-                let fenced = Fenced { tenant: self.tenant, owner: claim.node_id, ours: self.generation, generation: next };
+                let fenced =
+                    Fenced { tenant: self.tenant, owner: claim.node_id, ours: self.generation, generation: next };
                 tracing::error!(tenant = %self.tenant, error = %fenced, "fenced");
                 Err(ConfirmError::Fenced(self.fenced.get_or_init(|| fenced).clone()))
             }
@@ -158,7 +161,11 @@ async fn newest_claim(store: &ObjectStore, tenant: TenantId) -> Result<Option<(G
     Ok(newest)
 }
 
-async fn read_claim(store: &ObjectStore, tenant: TenantId, generation: Generation) -> Result<Option<Claim>, AttachError> {
+async fn read_claim(
+    store: &ObjectStore,
+    tenant: TenantId,
+    generation: Generation,
+) -> Result<Option<Claim>, AttachError> {
     let key = layout::claim(tenant, generation);
     match store.get(&key, MAX_CLAIM_BYTES).await {
         Ok(bytes) => Claim::decode(&bytes).map(Some).map_err(|what| AttachError::Damaged { key, what }),

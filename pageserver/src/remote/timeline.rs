@@ -159,7 +159,10 @@ impl fmt::Debug for TimelineStore {
 
 impl TimelineStore {
     /// Takes over a timeline: what the log of an earlier generation ended with becomes the base of ours. `None`: it does not exist.
-    pub async fn open(tenant: &Arc<TenantStore>, timeline: TimelineId) -> Result<Option<(Self, Manifest)>, AttachError> {
+    pub async fn open(
+        tenant: &Arc<TenantStore>,
+        timeline: TimelineId,
+    ) -> Result<Option<(Self, Manifest)>, AttachError> {
         let loaded = manifest_log::load(&tenant.store, tenant.tenant, timeline, tenant.generation).await?;
         let Some(Loaded { manifest, last }) = loaded else { return Ok(None) };
         if last.generation == tenant.generation {
