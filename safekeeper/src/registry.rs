@@ -94,7 +94,7 @@ impl Registry {
         match opened {
             Ok(timeline) => {
                 self.shared.metrics.open_timelines.inc();
-                self.shared.peers.status_changed(&timeline);
+                self.shared.peers.status_changed(&timeline, true);
                 Ok(timeline)
             }
             Err(error) => {

@@ -8,7 +8,12 @@ use tokio::{
     time::timeout,
 };
 
-use crate::{Frame, MessageReader, MessageWriter, ServerMessage, WireError, frame::Fields, message_writer::put_text};
+use crate::{
+    Frame, MessageReader, MessageWriter, ServerMessage, WireError,
+    frame::Fields,
+    halves::{ReadHalf, WriteHalf},
+    message_writer::put_text,
+};
 
 /// Rows of a simple query beyond which the answer is refused: our queries have few.
 const MAX_ROWS: usize = 10_000;
@@ -119,10 +124,14 @@ impl Client {
                 let stream = TcpStream::connect(address).await?;
                 stream.set_nodelay(true)?;
                 let (read, write) = stream.into_split();
-                (MessageReader::new(read, options.max_frame_bytes), MessageWriter::new(write))
+                (
+                    MessageReader::new(ReadHalf::Tcp(read), options.max_frame_bytes),
+                    MessageWriter::new(WriteHalf::Tcp(write)),
+                )
             }
             Address::Unix(path) => {
                 let (read, write) = UnixStream::connect(path).await?.into_split();
+                let (read, write) = (ReadHalf::Other(Box::pin(read)), WriteHalf::Other(Box::pin(write)));
                 (MessageReader::new(read, options.max_frame_bytes), MessageWriter::new(write))
             }
         };

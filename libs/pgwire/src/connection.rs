@@ -1,6 +1,6 @@
 //! The server's end of a connection.
 
-use std::time::Duration;
+use std::{sync::Arc, time::Duration};
 
 use bytes::BufMut;
 use tokio::{
@@ -10,7 +10,10 @@ use tokio::{
 };
 
 use crate::{
-    FrontendMessage, MessageReader, MessageWriter, ServerMessage, Startup, WireError, sqlstate, startup::FirstPacket,
+    BlockingReader, FrontendMessage, MessageReader, MessageWriter, ServerMessage, Startup, WireError,
+    halves::{ReadHalf, WriteHalf},
+    sqlstate,
+    startup::FirstPacket,
 };
 
 /// PostgreSQL's own limit (`MAX_STARTUP_PACKET_LENGTH`).
@@ -53,7 +56,7 @@ impl Connection {
     pub async fn accept(stream: TcpStream, limits: Limits) -> Result<Accepted, WireError> {
         stream.set_nodelay(true)?;
         let (read, write) = stream.into_split();
-        Self::accept_halves(read, write, limits).await
+        Self::accept_on(ReadHalf::Tcp(read), WriteHalf::Tcp(write), limits).await
     }
 
     /// Does the start-up over any byte stream. A client that breaks the protocol is told so before the error is returned.
@@ -62,6 +65,10 @@ impl Connection {
         write: impl AsyncWrite + Send + 'static,
         limits: Limits,
     ) -> Result<Accepted, WireError> {
+        Self::accept_on(ReadHalf::Other(Box::pin(read)), WriteHalf::Other(Box::pin(write)), limits).await
+    }
+
+    async fn accept_on(read: ReadHalf, write: WriteHalf, limits: Limits) -> Result<Accepted, WireError> {
         let reader = MessageReader::new(read, limits.max_frame_bytes);
         let mut writer = MessageWriter::new(write);
         let outcome = timeout(limits.startup_timeout, start_up(reader, &mut writer))
@@ -124,6 +131,17 @@ impl Connection {
     /// Both ends at once, for a copy that runs inside one task.
     pub fn split(&mut self) -> (&mut MessageReader, &mut MessageWriter) {
         (&mut self.reader, &mut self.writer)
+    }
+
+    /// Leaves the runtime, for a copy that a thread of its own reads. What was written must be flushed before. Only over TCP.
+    pub fn into_blocking(self) -> Result<BlockingReader, WireError> {
+        let MessageReader { stream: ReadHalf::Tcp(read), buffer, max_frame_bytes } = self.reader else {
+            return Err(WireError::Malformed("only a TCP connection can leave the runtime"));
+        };
+        let WriteHalf::Tcp(write) = self.writer.stream else { return Err(WireError::Closed) };
+        let socket = read.reunite(write).map_err(|_| WireError::Closed)?.into_std()?;
+        socket.set_nonblocking(false)?;
+        Ok(BlockingReader::new(Arc::new(socket), buffer, max_frame_bytes))
     }
 
     /// Both ends, for a copy that runs in two tasks.

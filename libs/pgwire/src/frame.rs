@@ -1,11 +1,9 @@
 //! Framing: a tag byte, a length, a body.
 
-use std::pin::Pin;
-
 use bytes::{Buf, Bytes, BytesMut};
-use tokio::io::{AsyncRead, AsyncReadExt};
+use tokio::io::AsyncReadExt;
 
-use crate::WireError;
+use crate::{WireError, halves::ReadHalf};
 
 /// Bytes by which the buffer grows at most ahead of what has arrived.
 const GROWTH_STEP_BYTES: usize = 256 << 10;
@@ -23,14 +21,14 @@ pub struct Frame {
 ///
 /// Invariant: `buffer` holds exactly the bytes received and not yet handed out, so that a cancelled read loses nothing.
 pub struct MessageReader {
-    stream: Pin<Box<dyn AsyncRead + Send>>,
-    buffer: BytesMut,
-    max_frame_bytes: usize,
+    pub(crate) stream: ReadHalf,
+    pub(crate) buffer: BytesMut,
+    pub(crate) max_frame_bytes: usize,
 }
 
 impl MessageReader {
-    pub(crate) fn new(stream: impl AsyncRead + Send + 'static, max_frame_bytes: usize) -> Self {
-        Self { stream: Box::pin(stream), buffer: BytesMut::with_capacity(8 << 10), max_frame_bytes }
+    pub(crate) fn new(stream: ReadHalf, max_frame_bytes: usize) -> Self {
+        Self { stream, buffer: BytesMut::with_capacity(8 << 10), max_frame_bytes }
     }
 
     /// The next message; `None` when the peer closed the connection between two messages.
@@ -47,26 +45,7 @@ impl MessageReader {
 
     /// A message that has arrived whole already, without waiting: lets a server drain its input before it answers.
     pub fn buffered_frame(&mut self) -> Result<Option<Frame>, WireError> {
-        if self.buffer.len() < 5 {
-            return Ok(None);
-        }
-        let tag = self.buffer[0];
-        let length = u32::from_be_bytes([self.buffer[1], self.buffer[2], self.buffer[3], self.buffer[4]]) as usize;
-        if length < 4 {
-            return Err(WireError::Malformed("message length below 4"));
-        }
-        if length > self.max_frame_bytes {
-            let (length, limit) = (length as u64, self.max_frame_bytes as u64);
-            return Err(WireError::TooLong { tag: tag as char, length, limit });
-        }
-        let missing = (1 + length).saturating_sub(self.buffer.len());
-        if missing > 0 {
-            self.buffer.reserve(missing.min(GROWTH_STEP_BYTES));
-            return Ok(None);
-        }
-        let mut body = self.buffer.split_to(1 + length);
-        body.advance(5);
-        Ok(Some(Frame { tag, body: body.freeze() }))
+        take_frame(&mut self.buffer, self.max_frame_bytes)
     }
 
     /// The body of a start-up packet: a length without a tag.
@@ -99,6 +78,30 @@ impl MessageReader {
         }
         Ok(self.stream.read_buf(&mut self.buffer).await? > 0)
     }
+}
+
+/// Takes a whole message off the front; refuses a length above the limit before anything is stored for it.
+pub(crate) fn take_frame(buffer: &mut BytesMut, max_frame_bytes: usize) -> Result<Option<Frame>, WireError> {
+    if buffer.len() < 5 {
+        return Ok(None);
+    }
+    let tag = buffer[0];
+    let length = u32::from_be_bytes([buffer[1], buffer[2], buffer[3], buffer[4]]) as usize;
+    if length < 4 {
+        return Err(WireError::Malformed("message length below 4"));
+    }
+    if length > max_frame_bytes {
+        let (length, limit) = (length as u64, max_frame_bytes as u64);
+        return Err(WireError::TooLong { tag: tag as char, length, limit });
+    }
+    let missing = (1 + length).saturating_sub(buffer.len());
+    if missing > 0 {
+        buffer.reserve(missing.min(GROWTH_STEP_BYTES));
+        return Ok(None);
+    }
+    let mut body = buffer.split_to(1 + length);
+    body.advance(5);
+    Ok(Some(Frame { tag, body: body.freeze() }))
 }
 
 /// Reads fields off a message's body; every read is checked.

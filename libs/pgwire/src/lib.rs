@@ -4,6 +4,7 @@
 //!   [`FrontendMessage`]s and writes answers; while a copy runs, [`Connection::split`] (or [`Connection::into_split`])
 //!   gives a [`MessageReader`] and a [`MessageWriter`] that can work at the same time.
 //! - [`Client`]: the other end, over TCP or a unix socket, for simple queries, `CopyOut` and `CopyBoth`.
+//! - [`BlockingReader`]: a server's session off the runtime, for the path of a commit.
 //!
 //! Everything written is buffered until `flush`, so that a batch of answers costs one system call; large payloads go out by
 //! [`MessageWriter::send_copy_data`] without being copied. A frame is refused by its announced length before a byte of it is
@@ -11,14 +12,17 @@
 //! Reading is safe to cancel (`select!`): bytes already received stay in the reader.
 #![cfg_attr(test, allow(clippy::unwrap_used))]
 
+mod blocking;
 mod client;
 mod connection;
 mod error;
 mod frame;
 mod frontend;
+mod halves;
 mod message_writer;
 mod startup;
 
+pub use blocking::{BlockingReader, Received, send_now, wait_to_send};
 pub use client::{Address, Client, ConnectOptions, CopyBothReader, CopyBothWriter, CopyOut, QueryResult};
 pub use connection::{Accepted, Connection, Limits};
 pub use error::{ServerMessage, WireError, sqlstate};

@@ -1,11 +1,11 @@
 //! Writes messages; everything is buffered until it is flushed.
 
-use std::{io::IoSlice, pin::Pin};
+use std::io::IoSlice;
 
 use bytes::{Buf, BufMut, BytesMut};
-use tokio::io::{AsyncWrite, AsyncWriteExt};
+use tokio::io::AsyncWriteExt;
 
-use crate::{ServerMessage, WireError};
+use crate::{ServerMessage, WireError, halves::WriteHalf};
 
 /// The buffer is given back after a flush when it has grown beyond this.
 const KEPT_BUFFER_BYTES: usize = 1 << 20;
@@ -40,13 +40,13 @@ impl Column {
 ///
 /// A cancelled `flush` or `send_copy_data` may have sent part of a message: the connection must then be dropped.
 pub struct MessageWriter {
-    stream: Pin<Box<dyn AsyncWrite + Send>>,
+    pub(crate) stream: WriteHalf,
     buffer: BytesMut,
 }
 
 impl MessageWriter {
-    pub(crate) fn new(stream: impl AsyncWrite + Send + 'static) -> Self {
-        Self { stream: Box::pin(stream), buffer: BytesMut::with_capacity(8 << 10) }
+    pub(crate) fn new(stream: WriteHalf) -> Self {
+        Self { stream, buffer: BytesMut::with_capacity(8 << 10) }
     }
 
     /// Appends a message whose body `fill` writes.

@@ -67,6 +67,17 @@ impl Waiters {
         }
     }
 
+    /// Waits until somebody waits for a position beyond `told`, and says for which.
+    pub async fn beyond(&self, told: Lsn) -> Lsn {
+        loop {
+            let joined = self.joined.notified();
+            match self.farthest() {
+                Some(lsn) if lsn > told => return lsn,
+                _ => joined.await,
+            }
+        }
+    }
+
     /// The farthest position that somebody waits for.
     pub fn farthest(&self) -> Option<Lsn> {
         self.queue.lock().waiting.last_key_value().map(|((lsn, _), _)| *lsn)

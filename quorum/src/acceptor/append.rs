@@ -20,13 +20,17 @@ impl Acceptor {
             return self.close(connection, reason);
         }
         self.peer_horizon_lsn = self.peer_horizon_lsn.max(append.truncate_lsn);
+        let advances = append.commit_lsn > self.known_commit;
         self.known_commit = self.known_commit.max(append.commit_lsn);
         self.advance_commit();
         if append.wal.is_empty() {
             if let Some(active) = self.active.as_mut().filter(|_| append.begin == Lsn::INVALID) {
                 active.streaming = false;
             }
-            self.reply(Reply::Answer(connection));
+            // A commit advance tells the proposer nothing new; heartbeats, and what is sent to a laggard, are answered.
+            if !advances || append.begin == Lsn::INVALID {
+                self.reply(Reply::Answer(connection));
+            }
             self.plan_catch_up();
         } else {
             self.take_proposers_wal(connection, append);

@@ -40,6 +40,10 @@ use crate::{
     mutation::{Mutation, Mutations},
 };
 
+/// The pageserver's ingest alone is worth an answer when it has come so far; else the next answer, at most a heartbeat later,
+/// carries it along.
+const INGEST_NEWS_BYTES: u64 = 1 << 20;
+
 /// The timeline cannot be served.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum RestoreError {
@@ -93,6 +97,8 @@ pub struct Acceptor {
     pageserver: PageserverFeedback,
     /// backup_lsn and remote_consistent_lsn as somebody has reported them; they may lie beyond what is committed here.
     known_copies: [Lsn; 2],
+    /// As the proposer was told last.
+    pageserver_told: PageserverFeedback,
     /// Lazily kept fields as last issued: commit, backup, remote consistent.
     lazy_issued: [Lsn; 3],
     announced: Progress,
@@ -157,6 +163,7 @@ impl Acceptor {
             peer_horizon_lsn: state.identity.start_lsn,
             pageserver: PageserverFeedback::default(),
             known_copies: [state.backup_lsn, state.remote_consistent_lsn],
+            pageserver_told: PageserverFeedback::default(),
             lazy_issued: [state.commit_lsn, state.backup_lsn, state.remote_consistent_lsn],
             announced: Progress::default(),
             mutations: Mutations::default(),
@@ -334,7 +341,11 @@ impl Acceptor {
         if newest != self.pageserver {
             self.pageserver = newest;
             self.note_copies(Lsn::INVALID, newest.remote_consistent_lsn);
-            self.answer_active();
+            let told = self.pageserver_told;
+            let moved = PageserverFeedback { last_record_lsn: told.last_record_lsn, ..newest } != told;
+            if moved || newest.last_record_lsn.bytes_since(told.last_record_lsn) >= INGEST_NEWS_BYTES {
+                self.answer_active();
+            }
         }
     }
 
@@ -403,15 +414,18 @@ impl Acceptor {
                     history: durable.history.cut_at(self.log.flush_lsn()),
                 })
             }
-            Reply::Answer(_) => AcceptorMessage::AppendAnswer(AppendAnswer {
-                generation: self.promises.durable().generation,
-                term: self.promises.durable().term,
-                last_log_term: self.last_log_term(),
-                flush_lsn: self.log.flush_lsn(),
-                settled_lsn: self.log.settled_lsn(),
-                commit_lsn: self.state.commit_lsn,
-                pageserver: self.pageserver,
-            }),
+            Reply::Answer(_) => {
+                self.pageserver_told = self.pageserver;
+                AcceptorMessage::AppendAnswer(AppendAnswer {
+                    generation: self.promises.durable().generation,
+                    term: self.promises.durable().term,
+                    last_log_term: self.last_log_term(),
+                    flush_lsn: self.log.flush_lsn(),
+                    settled_lsn: self.log.settled_lsn(),
+                    commit_lsn: self.state.commit_lsn,
+                    pageserver: self.pageserver,
+                })
+            }
         };
         self.out.push(AcceptorAction::Reply { connection, message });
     }

@@ -74,7 +74,7 @@ pub async fn fetch(
         frame.truncate(range.end.bytes_since(at) as usize);
         while frame.has_remaining() {
             let wal: Bytes = frame.split_to(frame.len().min(MAX_APPEND_BYTES));
-            timeline.wait_for_room(None).await;
+            timeline.wait_for_room().await;
             let begin = at;
             at = Lsn(at.0 + wal.len() as u64);
             timeline.handle(AcceptorEvent::PeerWal { fetch, begin, wal });

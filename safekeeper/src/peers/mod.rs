@@ -27,6 +27,8 @@ use crate::{
 
 /// News are sent at most this often; what changed in between goes out together.
 const NEWS_INTERVAL: Duration = Duration::from_millis(20);
+/// Progress that a connected proposer brings about is told after this: it needs no help from the peers.
+const LATER: Duration = Duration::from_millis(250);
 /// What changed lately is told again this often: news may cross the opening of a timeline, or a failed fetch.
 const REPEAT_INTERVAL: Duration = Duration::from_secs(1);
 /// For how long a change is told again.
@@ -49,6 +51,8 @@ struct Link {
     /// Changed and not told yet.
     news: Mutex<HashMap<TimelineKey, Arc<Timeline>>>,
     wake: Notify,
+    /// There are news that need not go out at once.
+    wake_later: Notify,
 }
 
 impl std::fmt::Debug for Link {
@@ -61,17 +65,29 @@ impl Peers {
     /// From node numbers and PostgreSQL-wire addresses.
     pub fn new(addresses: BTreeMap<NodeId, String>) -> Self {
         let link = |(node_id, address)| {
-            let link = Link { node_id, address: Address::Tcp(address), news: Mutex::default(), wake: Notify::new() };
+            let link = Link {
+                node_id,
+                address: Address::Tcp(address),
+                news: Mutex::default(),
+                wake: Notify::new(),
+                wake_later: Notify::new(),
+            };
             (node_id, Arc::new(link))
         };
         Self { links: addresses.into_iter().map(link).collect() }
     }
 
-    /// Has the timeline's status told to all peers, soon. Does not block.
-    pub fn status_changed(&self, timeline: &Arc<Timeline>) {
+    /// Has the timeline's status told to all peers, `soon` or with other news. Does not block.
+    pub fn status_changed(&self, timeline: &Arc<Timeline>, soon: bool) {
         for link in self.links.values() {
-            link.news.lock().unwrap_or_else(PoisonError::into_inner).insert(timeline.key(), timeline.clone());
-            link.wake.notify_one();
+            let mut news = link.news.lock().unwrap_or_else(PoisonError::into_inner);
+            let first = news.insert(timeline.key(), timeline.clone()).is_none();
+            drop(news);
+            if soon {
+                link.wake.notify_one();
+            } else if first {
+                link.wake_later.notify_one();
+            }
         }
     }
 
@@ -156,10 +172,21 @@ impl Link {
         Ok(())
     }
 
+    /// Waits until news are to go out.
+    async fn news(&self) {
+        tokio::select! {
+            () = self.wake.notified() => {}
+            () = async {
+                self.wake_later.notified().await;
+                tokio::time::sleep(LATER).await;
+            } => {}
+        }
+    }
+
     async fn send_news(&self, writer: &mut CopyBothWriter) -> Result<(), WireError> {
         let mut recent: HashMap<TimelineKey, (Arc<Timeline>, Instant)> = HashMap::new();
         loop {
-            let woken = timeout(REPEAT_INTERVAL, self.wake.notified()).await.is_ok();
+            let woken = timeout(REPEAT_INTERVAL, self.news()).await.is_ok();
             let now = Instant::now();
             let news = std::mem::take(&mut *self.news.lock().unwrap_or_else(PoisonError::into_inner));
             let mut told: Vec<Arc<Timeline>> = news.values().cloned().collect();

@@ -22,9 +22,10 @@ impl Timeline {
             for (_, fetch) in inner.fetches.drain() {
                 fetch.abort();
             }
-            for (_, outbox) in inner.connections.drain() {
+            for (_, outbox) in std::mem::take(&mut inner.connections) {
                 outbox.push(AcceptorMessage::Refused(refused.clone()));
                 outbox.close(refused.text.clone());
+                inner.answering.push(outbox);
             }
         }
         // Wakes the readers, which look whether it has ended.

@@ -2,12 +2,13 @@
 //!
 //! ```text
 //! proposer ─┐                        ┌─▶ replies ([`Outbox`] per connection)
-//! peers    ─┼─▶ event ─▶ Acceptor ─▶ ┼─▶ disk work ([`disk_queue`], one blocking thread at a time) ─▶ event …
+//! peers    ─┼─▶ event ─▶ Acceptor ─▶ ┼─▶ disk work ([`disk_queue`], one thread at a time) ─▶ event …
 //! readers  ─┘    (under a lock)      └─▶ position ([`Position`], watched by readers)
 //! ```
 //!
-//! The lock is held only while the acceptor thinks, never across I/O: readers and new appends do not wait for a flush. An idle
-//! timeline has no task, no thread and no open file.
+//! The lock is held only while the acceptor thinks, never across I/O: readers and new appends do not wait for a flush. A timeline
+//! without a proposer has no task, no thread and no open file. Disk work is done by the thread that reads the proposer, right
+//! after it has taken in what came; much work, and what others bring about, by a blocking thread.
 
 pub mod creation;
 pub mod disk_queue;
@@ -19,6 +20,8 @@ mod wal_tail;
 use std::{
     collections::{HashMap, VecDeque},
     io,
+    net::TcpStream,
+    ops::{Deref, DerefMut},
     path::Path,
     sync::{
         Arc, Mutex, MutexGuard, PoisonError,
@@ -54,8 +57,8 @@ use wal_tail::WalTail;
 
 /// WAL that may wait in memory for the disk, per timeline; a proposer that is faster is not read from.
 const MAX_QUEUED_BYTES: usize = 32 << 20;
-/// A proposer that does not take its answers is not read from beyond this many.
-const MAX_QUEUED_ANSWERS: usize = 64;
+/// WAL beyond this is written by another thread, so that more can be received meanwhile.
+const WORK_HERE_BYTES: usize = 256 << 10;
 
 /// Names a timeline.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
@@ -123,6 +126,8 @@ pub struct Timeline {
     position: watch::Sender<Position>,
     tail: Mutex<WalTail>,
     cuts: Arc<AtomicU64>,
+    /// Readers that are woken by flush_lsn too, and not by commit_lsn alone.
+    flush_readers: AtomicU64,
     /// The queue got shorter, or an outbox did.
     room: Notify,
     next_connection: AtomicU64,
@@ -141,6 +146,10 @@ struct Inner {
     space_lack: Option<String>,
     connections: HashMap<ConnectionId, Arc<Outbox>>,
     fetches: HashMap<FetchId, AbortHandle>,
+    /// Term and last log term as the peers were told last.
+    told_term: (Term, Term),
+    /// Have answers to send when the lock is given back.
+    answering: Vec<Arc<Outbox>>,
     /// commit_lsn when what is persisted lazily was last persisted.
     checkpointed: Lsn,
     /// It was deleted: nothing is thought, written or answered any more.
@@ -173,6 +182,8 @@ impl Timeline {
             space_lack: None,
             connections: HashMap::new(),
             fetches: HashMap::new(),
+            told_term: (Term(0), Term(0)),
+            answering: Vec::new(),
             checkpointed: commit_lsn,
             ended: None,
         };
@@ -184,6 +195,7 @@ impl Timeline {
             position: watch::Sender::new(position),
             tail: Mutex::new(WalTail::new(shared.wal_tail_bytes)),
             cuts,
+            flush_readers: AtomicU64::new(0),
             room: Notify::new(),
             next_connection: AtomicU64::new(1),
             shared,
@@ -200,9 +212,15 @@ impl Timeline {
         &self.identity
     }
 
-    /// How far the log is, now and whenever it moves.
+    /// How far the log is; woken when commit_lsn or the log's term moves.
     pub fn watch(&self) -> watch::Receiver<Position> {
         self.position.subscribe()
+    }
+
+    /// As [`Timeline::watch`], woken by flush_lsn too.
+    pub fn watch_flushes(self: &Arc<Self>) -> (watch::Receiver<Position>, FlushReader) {
+        self.flush_readers.fetch_add(1, Ordering::SeqCst);
+        (self.position.subscribe(), FlushReader(self.clone()))
     }
 
     /// The acceptor's state as it would be persisted now.
@@ -227,37 +245,46 @@ impl Timeline {
     }
 
     /// Adds a proposer's connection; its answers come through the outbox.
-    pub fn connect(&self) -> (ConnectionId, Arc<Outbox>) {
+    pub fn connect(&self, socket: Arc<TcpStream>) -> (ConnectionId, Arc<Outbox>) {
         let id = ConnectionId(self.next_connection.fetch_add(1, Ordering::Relaxed));
-        let outbox = Arc::new(Outbox::default());
+        let outbox = Arc::new(Outbox::new(socket));
         self.lock().connections.insert(id, outbox.clone());
         (id, outbox)
     }
 
     /// Removes a proposer's connection. With the last one the timeline goes to rest.
     pub fn disconnect(self: &Arc<Self>, connection: ConnectionId) {
-        self.lock().connections.remove(&connection);
-        self.handle(AcceptorEvent::Disconnected { connection });
-        if self.lock().connections.is_empty() {
-            self.rest();
+        let mut inner = self.lock();
+        inner.connections.remove(&connection);
+        self.apply(&mut inner, AcceptorEvent::Disconnected { connection });
+        if inner.connections.is_empty() {
+            self.plan_rest(&mut inner);
         }
+        self.start_turn(&mut inner);
+        self.room.notify_waiters();
     }
 
     /// Persists what is persisted lazily, and closes the files.
     pub fn rest(self: &Arc<Self>) {
-        self.handle(AcceptorEvent::Checkpoint);
         let mut inner = self.lock();
-        inner.queue.push_back(DiskWork::Rest);
+        self.plan_rest(&mut inner);
         self.start_turn(&mut inner);
     }
 
-    /// Waits until everything queued so far is on disk.
+    fn plan_rest(self: &Arc<Self>, inner: &mut Inner) {
+        if inner.ended.is_none() {
+            self.apply(inner, AcceptorEvent::Checkpoint);
+            inner.queue.push_back(DiskWork::Rest);
+        }
+    }
+
+    /// Waits until every proposer is gone and everything queued is on disk.
     pub async fn settled(&self) {
         loop {
             let room = self.room.notified();
             {
                 let inner = self.lock();
-                if inner.queue.is_empty() && inner.disk.is_some() {
+                if inner.connections.is_empty() && inner.queue.is_empty() && inner.disk.is_some() {
                     return;
                 }
             }
@@ -265,21 +292,38 @@ impl Timeline {
         }
     }
 
-    /// Waits until the disk has caught up and the proposer has taken its answers, so that memory stays bounded.
-    pub async fn wait_for_room(&self, outbox: Option<&Outbox>) {
+    /// Whether the disk keeps up, so that more may be taken in.
+    pub fn has_room(&self) -> bool {
+        self.lock().queued_bytes < MAX_QUEUED_BYTES
+    }
+
+    /// Waits until the disk has caught up, so that memory stays bounded.
+    pub async fn wait_for_room(&self) {
         loop {
             let room = self.room.notified();
-            let has_answers_room = outbox.is_none_or(|outbox| outbox.len() < MAX_QUEUED_ANSWERS);
-            if has_answers_room && self.lock().queued_bytes < MAX_QUEUED_BYTES {
+            if self.has_room() {
                 return;
             }
             room.await;
         }
     }
 
-    /// An outbox was emptied.
-    pub fn answers_taken(&self) {
-        self.room.notify_waiters();
+    /// Gives an event to the acceptor; what the disk must do waits for [`Timeline::work`].
+    pub fn take_in(self: &Arc<Self>, event: AcceptorEvent) {
+        let mut inner = self.lock();
+        self.apply(&mut inner, event);
+    }
+
+    /// Does the disk's work on this thread; much of it, or what another thread has begun, is left to another. Blocks.
+    pub fn work(self: &Arc<Self>) {
+        let mut inner = self.lock();
+        if inner.queued_bytes > WORK_HERE_BYTES {
+            return self.start_turn(&mut inner);
+        }
+        if let Some(disk) = inner.take_turn() {
+            drop(inner);
+            self.clone().turn(disk);
+        }
     }
 
     /// Gives an event to the acceptor and carries out what it says.
@@ -289,8 +333,8 @@ impl Timeline {
         self.start_turn(&mut inner);
     }
 
-    fn lock(&self) -> MutexGuard<'_, Inner> {
-        self.inner.lock().unwrap_or_else(|_| crash_by_bug())
+    fn lock(&self) -> Locked<'_> {
+        Locked(Some(self.inner.lock().unwrap_or_else(|_| crash_by_bug())))
     }
 
     fn lock_tail(&self) -> MutexGuard<'_, WalTail> {
@@ -308,10 +352,12 @@ impl Timeline {
             let now = position_of(&inner.acceptor, Some(position));
             let changed = (now.flush_lsn, now.commit_lsn, now.last_log_term)
                 != (position.flush_lsn, position.commit_lsn, position.last_log_term);
+            let awaited = (now.commit_lsn, now.last_log_term) != (position.commit_lsn, position.last_log_term)
+                || self.flush_readers.load(Ordering::SeqCst) > 0;
             if changed {
                 *position = now;
             }
-            changed
+            changed && awaited
         });
     }
 
@@ -331,17 +377,24 @@ impl Timeline {
             AcceptorAction::Reply { connection, message } => {
                 if let Some(outbox) = inner.connections.get(&connection) {
                     outbox.push(message);
+                    inner.answering.push(outbox.clone());
                 }
                 return;
             }
             AcceptorAction::Close { connection, reason } => {
                 if let Some(outbox) = inner.connections.remove(&connection) {
                     outbox.close(reason);
+                    inner.answering.push(outbox);
                 }
                 return;
             }
             AcceptorAction::CommitAdvanced { .. } => return, // readers watch the position
-            AcceptorAction::StatusChanged => return self.shared.peers.status_changed(self),
+            AcceptorAction::StatusChanged => {
+                let term = (inner.acceptor.state().term, inner.acceptor.last_log_term());
+                let soon =
+                    std::mem::replace(&mut inner.told_term, term) != term || !inner.acceptor.proposer_connected();
+                return self.shared.peers.status_changed(self, soon);
+            }
             AcceptorAction::FetchFromPeer { fetch, peer, peer_term, from, to } => {
                 let handle = self.shared.peers.fetch(self.clone(), fetch, peer, peer_term, from..to);
                 inner.fetches.insert(fetch, handle);
@@ -386,6 +439,43 @@ impl Timeline {
     /// First byte that is still here.
     pub fn first_available(&self) -> Lsn {
         self.identity.start_lsn.segment_start(self.identity.wal_segment_size_bytes.into())
+    }
+}
+
+/// Has its watch woken by each flush while it lives: a commit then costs one more wake-up.
+pub struct FlushReader(Arc<Timeline>);
+
+impl Drop for FlushReader {
+    fn drop(&mut self) {
+        self.0.flush_readers.fetch_sub(1, Ordering::SeqCst);
+    }
+}
+
+/// The lock. Answers leave when it is given back: nobody waits for a socket while holding it.
+struct Locked<'a>(Option<MutexGuard<'a, Inner>>);
+
+impl Deref for Locked<'_> {
+    type Target = Inner;
+
+    fn deref(&self) -> &Inner {
+        self.0.as_ref().expect("it is given back only when dropped")
+    }
+}
+
+impl DerefMut for Locked<'_> {
+    fn deref_mut(&mut self) -> &mut Inner {
+        self.0.as_mut().expect("it is given back only when dropped")
+    }
+}
+
+impl Drop for Locked<'_> {
+    fn drop(&mut self) {
+        let mut outboxes = std::mem::take(&mut self.answering);
+        self.0 = None;
+        outboxes.dedup_by(|a, b| Arc::ptr_eq(a, b));
+        for outbox in outboxes {
+            outbox.send(); // what the socket does not take, its thread sends
+        }
     }
 }
 

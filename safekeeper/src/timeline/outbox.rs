@@ -2,38 +2,42 @@
 
 use std::{
     collections::VecDeque,
-    sync::{Mutex, PoisonError},
+    net::{Shutdown, TcpStream},
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
 };
 
+use bytes::{BufMut, BytesMut};
+use ogel_pgwire::send_now;
 use quorum::AcceptorMessage;
-use tokio::sync::Notify;
 
 /// Answers in order. Two progress answers in a row become the later one: every field of them only grows, or is replaced.
-#[derive(Debug, Default)]
+///
+/// Whoever has brought an answer about sends it, without waiting; what the socket does not take stays for the connection's thread.
+#[derive(Debug)]
 pub struct Outbox {
+    socket: Arc<TcpStream>,
     state: Mutex<State>,
-    wake: Notify,
 }
 
 #[derive(Debug, Default)]
 struct State {
     messages: VecDeque<AcceptorMessage>,
+    /// Encoded, and not taken by the socket yet.
+    unsent: BytesMut,
     closed: Option<String>,
-}
-
-/// What [`Outbox::take`] found.
-#[derive(Debug)]
-pub struct Outgoing {
-    /// To be sent.
-    pub messages: Vec<AcceptorMessage>,
-    /// The connection shall be closed behind them, and why.
-    pub closed: Option<String>,
+    /// The end of the copy was put behind the last message.
+    ended: bool,
 }
 
 impl Outbox {
-    /// Adds an answer.
+    /// Answers on this socket.
+    pub fn new(socket: Arc<TcpStream>) -> Self {
+        Self { socket, state: Mutex::default() }
+    }
+
+    /// Adds an answer; it leaves with the next [`Outbox::send`].
     pub fn push(&self, message: AcceptorMessage) {
-        let mut state = self.state.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut state = self.lock();
         if state.closed.is_some() {
             return;
         }
@@ -41,30 +45,48 @@ impl Outbox {
             (Some(last @ AcceptorMessage::AppendAnswer(_)), AcceptorMessage::AppendAnswer(_)) => *last = message,
             _ => state.messages.push_back(message),
         }
-        self.wake.notify_one();
     }
 
-    /// Nothing may be added any more.
+    /// Nothing may be added any more; the connection ends behind what was.
     pub fn close(&self, reason: String) {
-        self.state.lock().unwrap_or_else(PoisonError::into_inner).closed.get_or_insert(reason);
-        self.wake.notify_one();
+        self.lock().closed.get_or_insert(reason);
     }
 
-    /// How many answers wait.
-    pub fn len(&self) -> usize {
-        self.state.lock().unwrap_or_else(PoisonError::into_inner).messages.len()
+    /// Why nothing may be added any more.
+    pub fn closed(&self) -> Option<String> {
+        self.lock().closed.clone()
     }
 
-    /// Waits until there is something to do.
-    pub async fn take(&self) -> Outgoing {
-        loop {
-            {
-                let mut state = self.state.lock().unwrap_or_else(PoisonError::into_inner);
-                if !state.messages.is_empty() || state.closed.is_some() {
-                    return Outgoing { messages: state.messages.drain(..).collect(), closed: state.closed.clone() };
-                }
+    /// Sends what the socket takes without waiting; `true` when that was all. A broken connection shows to its reader.
+    pub fn send(&self) -> bool {
+        let mut state = self.lock();
+        let State { messages, unsent, closed, ended } = &mut *state;
+        if unsent.is_empty() {
+            for message in messages.drain(..) {
+                put_copy_data(unsent, &message.encode());
             }
-            self.wake.notified().await;
+            if closed.is_some() && !std::mem::replace(ended, true) {
+                unsent.put_slice(b"c\0\0\0\x04");
+            }
         }
+        if send_now(&self.socket, unsent).is_err() {
+            unsent.clear();
+            let _gone_already = self.socket.shutdown(Shutdown::Both);
+        }
+        let all = unsent.is_empty() && messages.is_empty();
+        if all && closed.is_some() {
+            let _gone_already = self.socket.shutdown(Shutdown::Read); // wakes the connection's thread
+        }
+        all
     }
+
+    fn lock(&self) -> MutexGuard<'_, State> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+fn put_copy_data(out: &mut BytesMut, payload: &[u8]) {
+    out.put_u8(b'd');
+    out.put_u32(4 + u32::try_from(payload.len()).expect("our own messages are far below 4 GiB"));
+    out.put_slice(payload);
 }

@@ -12,19 +12,23 @@ use super::{
 /// How often work that found no disk space is tried again.
 const SPACE_RETRY: Duration = Duration::from_secs(1);
 
+impl Inner {
+    /// The disk, when there is work that can be done and nobody does it.
+    pub(super) fn take_turn(&mut self) -> Option<Box<Disk>> {
+        if self.queue.is_empty() || self.out_of_space || self.ended.is_some() { None } else { self.disk.take() }
+    }
+}
+
 impl Timeline {
     pub(super) fn start_turn(self: &Arc<Self>, inner: &mut Inner) {
-        if inner.queue.is_empty() || inner.out_of_space || inner.ended.is_some() {
-            return;
-        }
-        if let Some(disk) = inner.disk.take() {
+        if let Some(disk) = inner.take_turn() {
             let timeline = self.clone();
             tokio::task::spawn_blocking(move || timeline.turn(disk));
         }
     }
 
     /// Works until nothing is left, or there is no space.
-    fn turn(self: Arc<Self>, mut disk: Box<Disk>) {
+    pub(super) fn turn(self: Arc<Self>, mut disk: Box<Disk>) {
         loop {
             let batch = {
                 let mut inner = self.lock();
@@ -130,6 +134,7 @@ impl Timeline {
         for outbox in std::mem::take(&mut inner.connections).into_values() {
             outbox.push(AcceptorMessage::Refused(Refused { code: RefusalCode::ProtocolError, text: text.clone() }));
             outbox.close("damaged WAL".into());
+            inner.answering.push(outbox);
         }
         for (fetch, task) in std::mem::take(&mut inner.fetches) {
             task.abort();
@@ -156,9 +161,11 @@ impl Timeline {
         }
         let text =
             format!("safekeeper {}: {reason}; commits wait for it; free disk space there", self.shared.me.node_id);
-        for outbox in inner.connections.values() {
+        let outboxes: Vec<_> = inner.connections.values().cloned().collect();
+        for outbox in &outboxes {
             outbox.push(AcceptorMessage::Refused(Refused { code: RefusalCode::OutOfSpace, text: text.clone() }));
         }
+        inner.answering.extend(outboxes);
         let timeline = self.clone();
         tokio::spawn(async move {
             tokio::time::sleep(SPACE_RETRY).await;

@@ -1,11 +1,19 @@
 //! A proposer's connection: `START_WAL_PUSH`.
+//!
+//! Each has a thread of its own, because the path of a commit goes through it: the thread sleeps in the kernel until WAL comes,
+//! writes and flushes it itself, and answers itself. Every hop to another thread would add two wake-ups to each commit.
 
-use std::{sync::Arc, time::Duration};
+use std::{
+    net,
+    sync::Arc,
+    thread,
+    time::{Duration, Instant},
+};
 
 use bytes::BufMut;
-use ogel_pgwire::{Connection, FrontendMessage, MessageReader, MessageWriter, WireError};
+use ogel_pgwire::{BlockingReader, Connection, FrontendMessage, Received, WireError, wait_to_send};
 use quorum::{AcceptorEvent, AcceptorMessage, ConnectionId, ProposerMessage, Refused};
-use tokio::time::timeout;
+use tokio::{runtime::Handle, sync::oneshot};
 
 use crate::{
     metrics::{Metrics, Present},
@@ -18,6 +26,12 @@ const SILENCE_BEFORE_WAL: Duration = Duration::from_secs(60);
 const SILENCE: Duration = Duration::from_secs(10);
 /// A proposer that takes nothing for so long is gone.
 const SEND_TIMEOUT: Duration = Duration::from_secs(60);
+/// How often a thread that waits looks whether it still should.
+const LOOK_AROUND: Duration = Duration::from_secs(1);
+/// Of a connection's thread.
+const STACK_BYTES: usize = 1 << 20;
+/// Bytes received at most before they are worked on.
+const ROUND_BYTES: usize = 1 << 20;
 
 /// Serves one proposer, or tells it why not.
 pub async fn serve(
@@ -37,13 +51,39 @@ pub async fn serve(
         }
     };
     let _present = Present::count(&metrics.proposers);
-    let (id, outbox) = timeline.connect();
-    let _connected = Connected { timeline: timeline.clone(), id };
-    let (reader, writer) = connection.split();
-    tokio::select! {
-        result = receive(reader, &timeline, id, &outbox) => result,
-        result = send(writer, &timeline, &outbox) => result,
+    let reader = connection.into_blocking()?;
+    let _hang_up = HangUp(reader.socket().clone());
+    let (result, ended) = oneshot::channel();
+    let runtime = Handle::current();
+    let thread = thread::Builder::new().name("push".into()).stack_size(STACK_BYTES).spawn(move || {
+        let _entered = runtime.enter();
+        let _session_is_gone = result.send(Push::new(reader, timeline).and_then(Push::run));
+    });
+    match thread {
+        Ok(_) => ended.await.unwrap_or(Err(WireError::Closed)),
+        Err(error) => {
+            tracing::error!(%error, "no thread can be started for a proposer: its timeline cannot commit here; raise the limit of threads");
+            Err(error.into())
+        }
     }
+}
+
+/// Ends the thread when nobody waits for it any more.
+struct HangUp(Arc<net::TcpStream>);
+
+impl Drop for HangUp {
+    fn drop(&mut self) {
+        let _ended_already = self.0.shutdown(net::Shutdown::Both);
+    }
+}
+
+/// The thread's end of the connection.
+struct Push {
+    reader: BlockingReader,
+    outbox: Arc<Outbox>,
+    connected: Connected,
+    last_heard: Instant,
+    silence: Duration,
 }
 
 /// Tells the timeline when the connection is gone, however it ends.
@@ -58,56 +98,107 @@ impl Drop for Connected {
     }
 }
 
-async fn receive(
-    reader: &mut MessageReader,
-    timeline: &Arc<Timeline>,
-    connection: ConnectionId,
-    outbox: &Outbox,
-) -> Result<(), WireError> {
-    let mut silence = SILENCE_BEFORE_WAL;
-    loop {
-        timeline.wait_for_room(Some(outbox)).await;
-        let frame = timeout(silence, reader.read_frame())
-            .await
-            .map_err(|_| WireError::TimedOut("waiting for the proposer"))??;
-        let Some(frame) = frame else { return Ok(()) };
-        let data = match FrontendMessage::try_from(frame)? {
-            FrontendMessage::CopyData(data) => data,
-            FrontendMessage::CopyDone | FrontendMessage::CopyFail(_) | FrontendMessage::Terminate => return Ok(()),
-            _ => return Err(WireError::Malformed("a proposer sends only CopyData")),
-        };
-        match ProposerMessage::decode(data) {
-            Ok(message) => {
-                if let ProposerMessage::Append(_) = &message {
-                    silence = SILENCE;
-                }
-                timeline.handle(AcceptorEvent::Message { connection, message });
+impl Push {
+    fn new(reader: BlockingReader, timeline: Arc<Timeline>) -> Result<Self, WireError> {
+        reader.socket().set_read_timeout(Some(LOOK_AROUND))?;
+        let (id, outbox) = timeline.connect(reader.socket().clone());
+        Ok(Self {
+            reader,
+            outbox,
+            connected: Connected { timeline, id },
+            last_heard: Instant::now(),
+            silence: SILENCE_BEFORE_WAL,
+        })
+    }
+
+    fn run(mut self) -> Result<(), WireError> {
+        let timeline = self.connected.timeline.clone();
+        loop {
+            let ended = self.take_in()?;
+            timeline.work();
+            if ended {
+                return Ok(());
             }
-            Err(error) => {
-                tracing::warn!(timeline = %timeline.key(), %error, "a proposer's message cannot be read");
-                outbox.push(AcceptorMessage::Refused(error.refusal()));
-                outbox.close(error.to_string());
-                // The sending half says it and ends the connection.
-                return std::future::pending().await;
+            self.answer()?;
+            if let Some(reason) = self.outbox.closed() {
+                tracing::info!(timeline = %timeline.key(), reason, "closing a proposer's connection");
+                return Ok(());
+            }
+            self.wait_for_room();
+            if !self.receive()? && self.outbox.closed().is_none() {
+                return Ok(());
             }
         }
     }
-}
 
-async fn send(writer: &mut MessageWriter, timeline: &Timeline, outbox: &Outbox) -> Result<(), WireError> {
-    loop {
-        let outgoing = outbox.take().await;
-        for message in outgoing.messages {
-            writer.copy_data(|body| body.put_slice(&message.encode()));
+    /// Sleeps until bytes come; then takes in all that are there, within a limit. `false` at the end of the stream.
+    fn receive(&mut self) -> Result<bool, WireError> {
+        let mut received = self.reader.receive(true)?;
+        for _ in 0..ROUND_BYTES / (128 << 10) {
+            match received {
+                Received::Bytes { more } => {
+                    self.last_heard = Instant::now();
+                    if !more {
+                        return Ok(true);
+                    }
+                }
+                Received::Nothing if self.last_heard.elapsed() >= self.silence => {
+                    return Err(WireError::TimedOut("waiting for the proposer"));
+                }
+                Received::Nothing => return Ok(true),
+                Received::End => return Ok(false),
+            }
+            received = self.reader.receive(false)?;
         }
-        if outgoing.closed.is_some() {
-            writer.copy_done();
+        Ok(received != Received::End)
+    }
+
+    /// Gives all whole messages to the acceptor; `true` when the proposer has ended the stream.
+    fn take_in(&mut self) -> Result<bool, WireError> {
+        while let Some(frame) = self.reader.next_frame()? {
+            let data = match FrontendMessage::try_from(frame)? {
+                FrontendMessage::CopyData(data) => data,
+                FrontendMessage::CopyDone | FrontendMessage::CopyFail(_) | FrontendMessage::Terminate => {
+                    return Ok(true);
+                }
+                _ => return Err(WireError::Malformed("a proposer sends only CopyData")),
+            };
+            let Connected { timeline, id } = &self.connected;
+            match ProposerMessage::decode(data) {
+                Ok(message) => {
+                    if let ProposerMessage::Append(_) = &message {
+                        self.silence = SILENCE;
+                    }
+                    timeline.take_in(AcceptorEvent::Message { connection: *id, message });
+                }
+                Err(error) => {
+                    tracing::warn!(timeline = %timeline.key(), %error, "a proposer's message cannot be read");
+                    self.outbox.push(AcceptorMessage::Refused(error.refusal()));
+                    self.outbox.close(error.to_string());
+                    return Ok(false);
+                }
+            }
         }
-        timeout(SEND_TIMEOUT, writer.flush()).await.map_err(|_| WireError::TimedOut("answering the proposer"))??;
-        timeline.answers_taken();
-        if let Some(reason) = outgoing.closed {
-            tracing::info!(timeline = %timeline.key(), reason, "closing a proposer's connection");
-            return Ok(());
+        Ok(false)
+    }
+
+    /// Sends what others could not. A proposer that does not take its answers is not read from.
+    fn answer(&self) -> Result<(), WireError> {
+        let began = Instant::now();
+        while !self.outbox.send() {
+            if !wait_to_send(self.reader.socket(), LOOK_AROUND)? && began.elapsed() >= SEND_TIMEOUT {
+                return Err(WireError::TimedOut("answering the proposer"));
+            }
+        }
+        Ok(())
+    }
+
+    /// Waits until the disk has caught up, so that memory stays bounded.
+    fn wait_for_room(&self) {
+        let timeline = &self.connected.timeline;
+        while !timeline.has_room() && self.outbox.closed().is_none() {
+            let room = tokio::time::timeout(LOOK_AROUND, timeline.wait_for_room());
+            let _looks_around = Handle::current().block_on(room);
         }
     }
 }

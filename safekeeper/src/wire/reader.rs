@@ -16,7 +16,7 @@ use tokio::{
 use super::reader_messages::{FromReader, put_history, put_keepalive, xlog_data_head};
 use crate::{
     metrics::{Metrics, Present},
-    timeline::{Position, Timeline},
+    timeline::{FlushReader, Position, Timeline},
 };
 
 /// WAL in one message.
@@ -25,6 +25,10 @@ const CHUNK_BYTES: usize = 128 << 10;
 const READ_BYTES: usize = 1 << 20;
 /// Sign of life when there is nothing to send; an answer is asked for.
 const KEEPALIVE_INTERVAL: Duration = Duration::from_secs(1);
+/// A pageserver that keeps up gets small pieces at most this often, unless somebody waits for them: each piece wakes both ends.
+const SMALL_PIECE_INTERVAL: Duration = Duration::from_millis(5);
+/// A larger piece goes out at once.
+const SMALL_PIECE_BYTES: u64 = 64 << 10;
 /// A reader that neither answers nor takes what we send is gone.
 const SILENCE: Duration = Duration::from_secs(60);
 
@@ -49,6 +53,9 @@ pub struct Reader {
     metrics: Arc<Metrics>,
     last_heard: Instant,
     last_sent: Instant,
+    /// Somebody waits for WAL up to here.
+    needed: Lsn,
+    _woken_by_flushes: Option<FlushReader>,
 }
 
 /// How a stream ends without a failure of the connection.
@@ -62,9 +69,26 @@ enum End {
 impl Reader {
     /// Reads from `start`.
     pub fn new(timeline: Arc<Timeline>, start: Lsn, kind: Kind, metrics: Arc<Metrics>) -> Self {
-        let positions = timeline.watch();
+        let (positions, woken_by_flushes) = match kind {
+            Kind::Peer(_) => {
+                let (positions, woken) = timeline.watch_flushes();
+                (positions, Some(woken))
+            }
+            Kind::Stock | Kind::Pageserver => (timeline.watch(), None),
+        };
         let now = Instant::now();
-        Self { timeline, sent: start, kind, announced: Vec::new(), positions, metrics, last_heard: now, last_sent: now }
+        Self {
+            timeline,
+            sent: start,
+            kind,
+            announced: Vec::new(),
+            positions,
+            metrics,
+            last_heard: now,
+            last_sent: now,
+            needed: Lsn::INVALID,
+            _woken_by_flushes: woken_by_flushes,
+        }
     }
 
     /// Streams until the client ends it or goes away.
@@ -99,6 +123,16 @@ impl Reader {
             }
             self.announce(&position, writer);
             let until = self.limit(&position);
+            if let Some(at) = self.may_wait(until, writer) {
+                tokio::select! {
+                    frame = reader.read_frame() => match frame? {
+                        Some(frame) => if self.heard(FrontendMessage::try_from(frame)?, writer)? { return Ok(End::Client) },
+                        None => return Err(WireError::Closed),
+                    },
+                    () = tokio::time::sleep_until(at) => {}
+                }
+                continue;
+            }
             if until > self.sent {
                 if let Err(error) = self.send(until, cuts, writer).await? {
                     return Ok(End::Error(error));
@@ -126,6 +160,14 @@ impl Reader {
                 () = tokio::time::sleep_until(self.last_sent + KEEPALIVE_INTERVAL) => self.keep_alive(writer, true)?,
             }
         }
+    }
+
+    /// Until when WAL up to `until` may be held back to go out with what follows.
+    fn may_wait(&self, until: Lsn, writer: &MessageWriter) -> Option<Instant> {
+        let pending = until.0.saturating_sub(self.sent.0);
+        let small = self.kind == Kind::Pageserver && 0 < pending && pending < SMALL_PIECE_BYTES;
+        let at = self.last_sent + SMALL_PIECE_INTERVAL;
+        (small && self.needed <= self.sent && writer.pending_bytes() == 0 && at > Instant::now()).then_some(at)
     }
 
     fn limit(&self, position: &Position) -> Lsn {
@@ -222,6 +264,7 @@ impl Reader {
         };
         match FromReader::parse(data)? {
             FromReader::Status { reply_requested: true } => self.keep_alive(writer, false)?,
+            FromReader::Needed(lsn) => self.needed = self.needed.max(lsn),
             FromReader::Progress(feedback) if self.kind == Kind::Pageserver => {
                 self.timeline.handle(AcceptorEvent::PageserverFeedback(feedback));
             }

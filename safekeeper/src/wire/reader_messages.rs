@@ -20,6 +20,8 @@ pub enum FromReader {
     },
     /// `p`: how far a pageserver is.
     Progress(PageserverFeedback),
+    /// `n`: somebody waits for WAL up to here.
+    Needed(Lsn),
     /// `h` and other messages that say nothing to us.
     Other,
 }
@@ -38,7 +40,8 @@ impl FromReader {
                 }
                 Ok(Self::Progress(PageserverFeedback { last_record_lsn, disk_consistent_lsn, remote_consistent_lsn }))
             }
-            b'r' | b'p' => Err(WireError::Malformed("a reader's message has a wrong length")),
+            b'n' if data.remaining() == 8 => Ok(Self::Needed(Lsn(data.get_u64()))),
+            b'r' | b'p' | b'n' => Err(WireError::Malformed("a reader's message has a wrong length")),
             _ => Ok(Self::Other),
         }
     }
@@ -92,7 +95,8 @@ mod tests {
         let feedback =
             PageserverFeedback { last_record_lsn: Lsn(3), disk_consistent_lsn: Lsn(2), remote_consistent_lsn: Lsn(1) };
         assert_eq!(parse(&progress([3, 2, 1])).unwrap(), FromReader::Progress(feedback));
-        for wrong in [&b""[..], b"r", b"p123", &progress([1, 2, 3]), &status[..33]] {
+        assert_eq!(parse(&[&b"n"[..], &7_u64.to_be_bytes()].concat()).unwrap(), FromReader::Needed(Lsn(7)));
+        for wrong in [&b""[..], b"r", b"p123", b"n1", &progress([1, 2, 3]), &status[..33]] {
             assert!(parse(wrong).is_err(), "{wrong:?}");
         }
     }

@@ -146,7 +146,8 @@ async fn follow(timeline: &Arc<Timeline>, address: &Address) -> Result<(), Follo
     }
     tracing::info!(tenant = %timeline.tenant, timeline = %timeline.id, safekeeper = %address, lsn = %start, "following");
     let decoder = Decoder::new(timeline.clone(), start)?;
-    Follower { timeline, reader, writer, decoder, last_heard: Instant::now(), waited_since: None, flusher: None }
+    let last_heard = Instant::now();
+    Follower { timeline, reader, writer, decoder, last_heard, needed: start, waited_since: None, flusher: None }
         .run()
         .await
 }
@@ -158,6 +159,8 @@ struct Follower<'a> {
     writer: CopyBothWriter,
     decoder: Decoder,
     last_heard: Instant,
+    /// What somebody waits for, as the safekeeper was told.
+    needed: Lsn,
     /// Since when somebody waits for more than has come.
     waited_since: Option<Instant>,
     flusher: Option<tokio::task::JoinHandle<anyhow::Result<()>>>,
@@ -173,6 +176,14 @@ impl Follower<'_> {
                     self.last_heard = Instant::now();
                     self.take_all(SafekeeperMessage::parse(piece)?)?;
                     self.send_feedback().await?;
+                }
+                lsn = self.timeline.waiters.beyond(self.needed) => {
+                    self.needed = lsn;
+                    self.writer.write(|body| {
+                        body.put_u8(b'n');
+                        body.put_u64(lsn.0);
+                    });
+                    self.writer.flush().await?;
                 }
                 _ = tick.tick() => {
                     self.check_progress()?;
