@@ -64,6 +64,7 @@ class Server:
     settings: dict[str, str]
     passed: int = 0
     failed: list[str] = field(default_factory=list)
+    segment_size: int = 16 << 20
 
     @property
     def data(self) -> Path:
@@ -89,9 +90,10 @@ class Server:
         return self.program("psql", "-X", "-q", "-v", "ON_ERROR_STOP=1", *args)
 
     def make(self) -> None:
-        self.program("initdb", "-D", self.data, "-U", "postgres", "-A", "trust", "--no-sync", "--no-locale", "-E", "UTF8", "--wal-segsize=16")
+        self.program("initdb", "-D", self.data, "-U", "postgres", "-A", "trust", "--no-sync", "--no-locale", "-E", "UTF8",
+                     f"--wal-segsize={self.segment_size >> 20}")
         settings = {**SETTINGS, **self.settings, "unix_socket_directories": str(self.dir),
-                    "archive_command": f'cat "%p" >{self.pipe}'}
+                    "archive_command": f'case %f in *.*) ;; *) cat "%p" >{self.pipe} ;; esac'}
         with (self.data / "postgresql.conf").open("a") as conf:
             conf.writelines(f"{name} = '{value}'\n" for name, value in settings.items())
 
@@ -162,6 +164,35 @@ def coverage(server: Server) -> None:
     server.psql("-c", "DO $$ BEGIN FOR i IN 1..900 LOOP PERFORM pg_current_xact_id(); COMMIT; END LOOP; END $$")
 
 
+def recovery(server: Server) -> None:
+    """A standby is promoted, and later crashes."""
+    server.program("pg_ctl", "-D", server.data, "-w", "promote")
+    server.psql("-c", "CREATE TABLE survivors AS SELECT i FROM generate_series(1, 5000) i", "-c", "DELETE FROM survivors WHERE i % 3 = 0")
+    crash_within_a_record(server)
+    server.psql("-c", "INSERT INTO survivors SELECT generate_series(1, 500)", "-c", "VACUUM survivors")
+
+
+def crash_within_a_record(server: Server) -> None:
+    """Of the last record only the first pages are on disk: after the restart, WAL goes on with a record that says so."""
+    server.psql("-c", "SELECT pg_switch_wal()")
+    wait_until_archived(server)
+    inside = "pg_logical_emit_message(false, 'crash', repeat('x', 40000), true) - 20000"
+    file, offset = server.psql("-Atc", f"SELECT file_name || ' ' || file_offset FROM pg_walfile_name_offset({inside})").split()
+    server.stop("immediate")
+    with (server.data / "pg_wal" / file).open("r+b") as wal:
+        wal.seek(int(offset) // 8192 * 8192)
+        wal.write(bytes(server.segment_size - wal.tell()))
+    server.start()
+
+
+def wait_until_archived(server: Server) -> None:
+    deadline = time.monotonic() + 60
+    while list((server.data / "pg_wal" / "archive_status").glob("*.ready")):
+        if time.monotonic() > deadline:
+            raise WalcheckFailed("the server does not archive its WAL")
+        time.sleep(0.05)
+
+
 def near_the_limits(server: Server) -> None:
     """Transaction ids just before the end of a clog segment, multixact members just before the end of their number space."""
     zeros = bytes(32 * 8192)
@@ -186,7 +217,8 @@ CORPORA = {
     "isolation": Corpus(isolation, {"wal_compression": "lz4"}),
     "contrib": Corpus(contrib, {"wal_compression": "zstd"}),
     "pgbench": Corpus(pgbench, {"wal_compression": "pglz", "wal_level": "logical", "autovacuum_naptime": "1s"}),
-    "coverage": Corpus(coverage, {"autovacuum": "off"}, near_the_limits),
+    "coverage": Corpus(coverage, {"autovacuum": "off", "wal_level": "logical", "wal_log_hints": "on"}, near_the_limits),
+    "recovery": Corpus(recovery, {"max_connections": "100"}, prepare=lambda server: (server.data / "standby.signal").touch()),
 }
 
 

@@ -42,6 +42,13 @@ def test_transaction_logs_and_visibility_maps_are_those_of_the_stopped_cluster()
         assert report["kinds"][record]["records"] > 0, f"the corpus did not write {record}"
 
 
+def test_a_promotion_and_a_crash_within_a_record_are_replayed():
+    report = compare("patched", CORPORA["recovery"])
+    assert_equal(report)
+    for record in ("XLOG/END_OF_RECOVERY", "XLOG/OVERWRITE_CONTRECORD"):
+        assert report["kinds"][record]["records"] > 0, f"the corpus did not write {record}"
+
+
 def flip(path: Path, offset: int) -> None:
     with path.open("r+b") as file:
         file.seek(offset)

@@ -178,3 +178,26 @@ pub fn page_changing_kinds() -> impl Iterator<Item = (u8, u8)> {
     ];
     kinds.into_iter().flat_map(|(rmid, infos)| infos.iter().map(move |&info| (rmid, info)))
 }
+
+/// The other kinds that PostgreSQL 17 writes: resource manager and info.
+pub fn metadata_kinds() -> impl Iterator<Item = (u8, u8)> {
+    let kinds: [(u8, &[u8]); 16] = [
+        (rmgr::XLOG, &[0x00, 0x10, 0x30, 0x40, 0x50, 0x60, 0x70, 0x80, 0x90, 0xa0, 0xb0, 0xd0, 0xe0]),
+        (rmgr::XACT, &[0x00, 0x10, 0x20, 0x30, 0x40, 0x50, 0x60]),
+        (rmgr::SMGR, &[0x10, 0x20]),
+        (rmgr::CLOG, &[0x00, 0x10]),
+        (rmgr::DBASE, &[0x00, 0x10, 0x20]),
+        (rmgr::TBLSPC, &[0x00, 0x10]),
+        (rmgr::MULTIXACT, &[0x00, 0x10, 0x20, 0x30]),
+        (rmgr::RELMAP, &[0x00]),
+        (rmgr::STANDBY, &[0x00, 0x10, 0x20]),
+        (rmgr::HEAP2, &[0x00, 0x70]),
+        (rmgr::HEAP, &[0x30]),
+        (rmgr::BTREE, &[0xd0]),
+        (rmgr::GIST, &[0x20]),
+        (rmgr::COMMIT_TS, &[0x00, 0x10]),
+        (rmgr::REPLORIGIN, &[0x00, 0x10]),
+        (rmgr::LOGICALMSG, &[0x00]),
+    ];
+    kinds.into_iter().flat_map(|(rmid, infos)| infos.iter().map(move |&info| (rmid, info)))
+}

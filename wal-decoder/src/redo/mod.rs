@@ -33,7 +33,7 @@ mod tuple;
 mod visibility_map;
 
 pub use error::RedoError;
-pub use kind::{page_changing_kinds, record_kind};
+pub use kind::{metadata_kinds, page_changing_kinds, record_kind};
 use page::Slotted;
 
 /// Which page a delta is applied to.

@@ -116,23 +116,27 @@ fn run(args: &Args) -> Result<ExitCode> {
 
 fn check_stream(args: &Args, checker: &mut Checker) -> Result<()> {
     let mut input = io::stdin().lock();
+    let checked = check_input(args, checker, &mut input);
+    // Whatever was found, the writer must not hang on a pipe that nobody reads.
+    io::copy(&mut input, &mut io::sink())?;
+    checked
+}
+
+fn check_input(args: &Args, checker: &mut Checker, input: &mut impl BufRead) -> Result<()> {
     let is_compressed = input.fill_buf()?.starts_with(&ZSTD_MAGIC);
     // Of a file the length is known, of a pipe and of what is compressed it is not.
     let metadata = File::from(io::stdin().as_fd().try_clone_to_owned()?).metadata()?;
-    let total = Some(metadata.len()).filter(|_| metadata.is_file() && !is_compressed);
+    let size_bytes = Some(metadata.len()).filter(|_| metadata.is_file() && !is_compressed);
     let reader: Box<dyn Read> = if is_compressed {
-        let mut decoder = zstd::Decoder::new(&mut input)?;
+        let mut decoder = zstd::Decoder::new(input)?;
         decoder.window_log_max(ZSTD_WINDOW_LOG)?;
         Box::new(decoder)
     } else {
-        Box::new(&mut input)
+        Box::new(input)
     };
     let stream = WalStream::open(reader)?;
-    let (start, segment_size) = (stream.start(), stream.segment_size());
-    check(args, checker, Wal { first_page: start, segment_size, size_bytes: total }, stream)?;
-    // The writer must not break on a pipe that nobody reads.
-    io::copy(&mut input, &mut io::sink())?;
-    Ok(())
+    let wal = Wal { first_page: stream.start(), segment_size: stream.segment_size(), size_bytes };
+    check(args, checker, wal, stream)
 }
 
 fn check_folder(args: &Args, checker: &mut Checker, files: &WalFiles) -> Result<()> {

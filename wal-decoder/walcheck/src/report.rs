@@ -6,7 +6,7 @@ use ogel_ids::Lsn;
 use serde::Serialize;
 use wal_decoder::{
     key::Page,
-    redo::{PageRef, page_changing_kinds, record_kind},
+    redo::{PageRef, metadata_kinds, page_changing_kinds, record_kind},
     v17::rmgr,
 };
 
@@ -72,7 +72,7 @@ pub struct Report {
     pub not_implemented: u64,
     /// Pages compared.
     pub compared: u64,
-    /// Kinds that change pages and of which no page was compared.
+    /// See [`Report::unreached`].
     pub unreached: Vec<String>,
     /// First and last LSN.
     pub start: Option<Lsn>,
@@ -110,12 +110,16 @@ impl Report {
         }
     }
 
-    /// Record kinds that change pages and of which no page was compared; of some kinds PostgreSQL always logs the images.
+    /// Record kinds that change pages and of which no page was compared (of some kinds PostgreSQL always logs the images), and kinds that
+    /// change none and of which there was no record.
     pub fn unreached(&self) -> Vec<String> {
-        page_changing_kinds()
-            .map(|(rmid, info)| kind_name(rmid, info))
-            .filter(|kind| self.kinds.get(kind).is_none_or(|counts| counts.compared + counts.images == 0))
-            .collect()
+        let unreached = |(rmid, info), how_often: fn(&Counts) -> u64| {
+            let kind = kind_name(rmid, info);
+            if self.kinds.get(&kind).is_some_and(|counts| how_often(counts) > 0) { None } else { Some(kind) }
+        };
+        let of_pages =
+            page_changing_kinds().filter_map(|kind| unreached(kind, |counts| counts.compared + counts.images));
+        of_pages.chain(metadata_kinds().filter_map(|kind| unreached(kind, |counts| counts.records))).collect()
     }
 }
 
