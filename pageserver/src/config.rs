@@ -4,6 +4,7 @@ use std::{path::PathBuf, time::Duration};
 
 use anyhow::ensure;
 use clap::Parser;
+use ogel_object_store::RemoteArgs;
 use ogel_pgwire::Address;
 use ogel_service::config::ServiceArgs;
 
@@ -29,6 +30,9 @@ pub struct Config {
     /// Safekeepers to take WAL from
     #[arg(long, env = "OGEL_SAFEKEEPERS", value_name = "HOST:PORT,…", value_delimiter = ',', required = true)]
     pub safekeepers: Vec<String>,
+    /// Where the object store is.
+    #[command(flatten)]
+    pub remote: RemoteArgs,
     /// Template from which timelines are created (tar.zst, made by `pgxn/pg template`)
     #[arg(long, env = "OGEL_TEMPLATE", value_name = "FILE")]
     pub template: Option<PathBuf>,

@@ -3,6 +3,7 @@
 use std::{collections::HashSet, sync::Arc};
 
 use ogel_ids::TenantId;
+use ogel_object_store::StoreMetrics;
 use ogel_service::metrics::{
     metrics::{
         counter::Counter,
@@ -79,6 +80,8 @@ pub struct Metrics {
     pub stopped_timelines: Counter,
     /// Pages in the requests that were answered together.
     pub batch_pages: Histogram,
+    /// Requests to the object store.
+    pub object_store: StoreMetrics,
     cache_hits: Family<Labels, Counter>,
     cache_misses: Family<Labels, Counter>,
     cache_read_bytes: Family<Labels, Counter>,
@@ -99,6 +102,7 @@ impl Default for Metrics {
             damaged_pages: Counter::default(),
             stopped_timelines: Counter::default(),
             batch_pages: Histogram::new(exponential_buckets(1.0, 2.0, 10)),
+            object_store: StoreMetrics::default(),
             cache_hits: Family::default(),
             cache_misses: Family::default(),
             cache_read_bytes: Family::default(),
@@ -112,8 +116,8 @@ impl Default for Metrics {
 impl Metrics {
     /// Makes them and puts them into a registry.
     pub fn registered() -> (Metrics, Registry) {
-        let metrics = Metrics::default();
         let mut registry = Registry::with_prefix("pageserver");
+        let metrics = Metrics { object_store: StoreMetrics::register(&mut registry), ..Metrics::default() };
         let m = &metrics;
         registry.register("pages_served", "Pages answered", m.pages_served.clone());
         registry.register("request_errors", "Requests answered with an error", m.request_errors.clone());

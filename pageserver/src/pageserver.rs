@@ -1,7 +1,11 @@
 //! The process: its data folder, its timelines, and what they share.
 //!
-//! The folder: `pageserver.json` (version, node), `lock`, `tenants/TENANT/timelines/TIMELINE/` (see [`crate::timeline`]). A timeline's folder
-//! whose name begins with a dot is an unfinished creation and is cleared away.
+//! The folder: `pageserver.json` (version, node), `lock`, `tenants/TENANT/timelines/TIMELINE/`. What is below `tenants` is a cache of the object
+//! store and may be thrown away while the process does not run.
+//!
+//! - `attach`: timelines come from the object store and are made in it.
+
+mod attach;
 
 use std::{
     collections::BTreeMap,
@@ -12,12 +16,14 @@ use std::{
 
 use anyhow::{Context, bail, ensure};
 use ogel_ids::{NodeId, TenantId, TimelineId};
+use ogel_object_store::ObjectStore;
 use ogel_pgwire::Address;
 use ogel_service::{DataFolder, Shutdown, durable_file};
 use parking_lot::RwLock;
 use serde::{Deserialize, Serialize};
 use tokio::{sync::Mutex, task::JoinSet};
 
+use self::attach::Tenants;
 use crate::{
     config::Config,
     layer::file::BlockCache,
@@ -28,6 +34,8 @@ use crate::{
 
 /// Version of the data folder, which is the only one known.
 const FOLDER_VERSION: u32 = 1;
+/// How long a stop waits for uploads; what is not uploaded is ingested again.
+const UPLOAD_ON_STOP: Duration = Duration::from_secs(6);
 const IDENTITY_FILE: &str = "pageserver.json";
 
 #[derive(Debug, Serialize, Deserialize)]
@@ -60,6 +68,8 @@ pub struct Pageserver {
     template: Mutex<Option<Arc<Template>>>,
     timelines: RwLock<BTreeMap<(TenantId, TimelineId), TimelineSlot>>,
     ingests: Mutex<JoinSet<()>>,
+    store: ObjectStore,
+    tenants: Tenants,
 }
 
 /// Why a timeline cannot be used.
@@ -71,6 +81,12 @@ pub enum TimelineUnavailable {
     /// Here, but it could not be opened.
     #[error("timeline {0} cannot be opened: {1}")]
     Broken(TimelineId, Arc<str>),
+    /// Another pageserver has it.
+    #[error("timeline {0} is not here: {1}")]
+    Elsewhere(TimelineId, Arc<str>),
+    /// Perhaps later.
+    #[error("timeline {0} cannot be opened now: {1}")]
+    NotNow(TimelineId, Arc<str>),
 }
 
 impl Pageserver {
@@ -79,6 +95,9 @@ impl Pageserver {
         let folder = DataFolder::take(&config.data_dir)?;
         claim_folder(folder.path(), NodeId(config.node_id))?;
         let mib = |count: u64| count << 20;
+        let default_store = folder.path().join("remote");
+        let store = ObjectStore::open(&config.remote, &default_store, metrics.object_store.clone())?;
+        tracing::info!(store = store.url(), "object store");
         let environment = Arc::new(Environment {
             block_cache: Arc::new(BlockCache::counted(mib(config.block_cache_mb), metrics.clone())),
             page_cache: PageCache::new(mib(config.page_cache_mb), metrics.clone()),
@@ -103,8 +122,10 @@ impl Pageserver {
             template: Mutex::new(None),
             timelines: RwLock::default(),
             ingests: Mutex::default(),
+            store,
+            tenants: Tenants::default(),
         });
-        pageserver.open_all().await?;
+        pageserver.attach_known().await?;
         Ok(pageserver)
     }
 
@@ -142,43 +163,15 @@ impl Pageserver {
         }
     }
 
-    /// Creates a timeline from the template; `false` when it was there already. It is durable when this returns.
-    pub async fn create(&self, tenant: TenantId, id: TimelineId) -> anyhow::Result<(Arc<Timeline>, bool)> {
-        let mut cached = self.template.lock().await; // also: one creation at a time
-        match self.timeline(tenant, id) {
-            Ok(timeline) => return Ok((timeline, false)),
-            Err(error @ TimelineUnavailable::Broken(..)) => return Err(error.into()),
-            Err(TimelineUnavailable::Unknown(..)) => {}
-        }
-        let template = self.template(&mut cached).await?;
-        let folder = self.timelines_folder(tenant).join(id.to_string());
-        let environment = self.environment.clone();
-        let timeline = tokio::task::spawn_blocking(move || {
-            template.instantiate(&folder, tenant, id)?;
-            Timeline::open(&folder, tenant, id, None, environment)
-        })
-        .await??;
-        tracing::info!(%tenant, timeline = %id, lsn = %timeline.start_lsn, "timeline created");
-        self.activate(timeline.clone()).await;
-        Ok((timeline, true))
-    }
-
     /// Waits for the ingests to end, then writes everything in memory to files. Call it after shutdown has begun.
     pub async fn stop(&self) {
         let mut ingests = std::mem::take(&mut *self.ingests.lock().await);
         while ingests.join_next().await.is_some() {}
-        for (_, slot) in self.timelines() {
-            let TimelineSlot::Active(timeline) = slot else { continue };
-            let (tenant, id) = (timeline.tenant, timeline.id);
-            match tokio::task::spawn_blocking(move || timeline.flush_all()).await {
-                Ok(Ok(lsn)) => tracing::info!(%tenant, timeline = %id, %lsn, "timeline closed"),
-                Ok(Err(error)) => {
-                    let error = format!("{error:#}");
-                    tracing::error!(%tenant, timeline = %id, error, "what was in memory is not on disk; it will be ingested again");
-                }
-                Err(join) => tracing::error!(%tenant, timeline = %id, error = %join, "closing failed"),
-            }
-        }
+        let timelines = self.timelines().into_values().filter_map(|slot| match slot {
+            TimelineSlot::Active(timeline) => Some(close(timeline)),
+            TimelineSlot::Broken(_) => None,
+        });
+        futures::future::join_all(timelines).await;
     }
 
     async fn template(&self, cached: &mut Option<Arc<Template>>) -> anyhow::Result<Arc<Template>> {
@@ -198,33 +191,30 @@ impl Pageserver {
         self.ingests.lock().await.spawn(ingest);
     }
 
-    async fn open_all(&self) -> anyhow::Result<()> {
-        let tenants = self.folder.path().join("tenants");
-        durable_file::create_folders(&tenants)?;
-        for tenant in ids_in(&tenants)? {
-            for id in ids_in(&self.timelines_folder(tenant))? {
-                self.open_timeline(tenant, id).await;
-            }
-        }
-        Ok(())
-    }
-
-    async fn open_timeline(&self, tenant: TenantId, id: TimelineId) {
-        let folder = self.timelines_folder(tenant).join(id.to_string());
-        let environment = self.environment.clone();
-        let opened = tokio::task::spawn_blocking(move || Timeline::open(&folder, tenant, id, None, environment)).await;
-        match opened.map_err(anyhow::Error::from).and_then(|result| result) {
-            Ok(timeline) => self.activate(timeline).await,
-            Err(error) => {
-                let error: Arc<str> = format!("{error:#}").into();
-                tracing::error!(%tenant, timeline = %id, %error, "timeline cannot be opened; the others go on");
-                self.timelines.write().insert((tenant, id), TimelineSlot::Broken(error));
-            }
-        }
-    }
-
     fn timelines_folder(&self, tenant: TenantId) -> PathBuf {
         self.folder.path().join("tenants").join(tenant.to_string()).join("timelines")
+    }
+}
+
+/// Writes what is in memory to files and uploads those.
+async fn close(timeline: Arc<Timeline>) {
+    let (tenant, id, store) = (timeline.tenant, timeline.id, timeline.store().clone());
+    let flushed = tokio::task::spawn_blocking(move || timeline.flush_all()).await;
+    let lsn = match flushed.map_err(anyhow::Error::from).and_then(|result| result) {
+        Ok(lsn) => lsn,
+        Err(error) => {
+            let error = format!("{error:#}");
+            tracing::warn!(%tenant, timeline = %id, error, "what was in memory is not stored; it will be ingested again");
+            return;
+        }
+    };
+    match tokio::time::timeout(UPLOAD_ON_STOP, store.drained().durable()).await {
+        Ok(Ok(())) => tracing::info!(%tenant, timeline = %id, %lsn, "timeline closed"),
+        Ok(Err(error)) => tracing::warn!(%tenant, timeline = %id, %error, "the last changes are not in the object store"),
+        Err(_) => {
+            let lsn = store.remote_consistent_lsn();
+            tracing::warn!(%tenant, timeline = %id, %lsn, "the object store is too slow: what is behind will be ingested again");
+        }
     }
 }
 
@@ -264,7 +254,7 @@ fn claim_folder(folder: &Path, node_id: NodeId) -> anyhow::Result<()> {
     Ok(())
 }
 
-/// Names in a folder that are ids. Unfinished creations are removed, other names are left alone.
+/// Names in a folder that are ids; other names are left alone.
 fn ids_in<T: std::str::FromStr>(folder: &Path) -> anyhow::Result<Vec<T>> {
     let mut ids = Vec::new();
     let entries = match std::fs::read_dir(folder) {
@@ -276,10 +266,7 @@ fn ids_in<T: std::str::FromStr>(folder: &Path) -> anyhow::Result<Vec<T>> {
         let entry = entry?;
         let name = entry.file_name();
         let name = name.to_string_lossy();
-        if name.starts_with(".creating-") {
-            tracing::info!(folder = %entry.path().display(), "removing a timeline whose creation was not finished");
-            std::fs::remove_dir_all(entry.path())?;
-        } else if let Ok(id) = name.parse() {
+        if let Ok(id) = name.parse() {
             ids.push(id);
         }
     }

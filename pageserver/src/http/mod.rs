@@ -66,6 +66,8 @@ fn find(pageserver: &Pageserver, tenant: &str, timeline: &str) -> Result<Arc<Tim
     pageserver.timeline(tenant, timeline).map_err(|error| match error {
         TimelineUnavailable::Unknown(..) => ApiError::not_found(error, "create it by PUT, or ask another pageserver"),
         TimelineUnavailable::Broken(..) => ApiError::conflict(error, "repair what it names and restart the pageserver"),
+        TimelineUnavailable::Elsewhere(..) => ApiError::conflict(error, "ask the pageserver that it names"),
+        TimelineUnavailable::NotNow(..) => ApiError::unavailable(error, "mend what it names, then try again"),
     })
 }
 

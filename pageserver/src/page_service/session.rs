@@ -62,7 +62,7 @@ async fn query(
     text: &str,
 ) -> Result<(), WireError> {
     match text.parse() {
-        Ok(Command::PageStream { tenant, timeline, term }) => match pageserver.timeline(tenant, timeline) {
+        Ok(Command::PageStream { tenant, timeline, term }) => match pageserver.attached(tenant, timeline).await {
             Ok(timeline) => pagestream::run(connection, pageserver, pool, timeline, term).await,
             Err(error) => connection.refuse(&unavailable(&error)).await,
         },
@@ -89,6 +89,9 @@ fn unavailable(error: &TimelineUnavailable) -> ServerMessage {
         TimelineUnavailable::Unknown(..) => (sqlstate::UNDEFINED_OBJECT, "Create it first, or ask another pageserver."),
         TimelineUnavailable::Broken(..) => {
             (sqlstate::DATA_CORRUPTED, "Repair what it names and restart the pageserver.")
+        }
+        TimelineUnavailable::Elsewhere(..) | TimelineUnavailable::NotNow(..) => {
+            (sqlstate::OBJECT_NOT_IN_PREREQUISITE_STATE, "Mend what it names, then try again.")
         }
     };
     ServerMessage::error(code, error.to_string()).with_hint(hint)
@@ -118,7 +121,8 @@ async fn send_basebackup(
     asked: BasebackupRequest,
 ) -> Result<(), BasebackupFailure> {
     use BasebackupFailure::Refused;
-    let timeline = pageserver.timeline(asked.tenant, asked.timeline).map_err(|error| Refused(unavailable(&error)))?;
+    let attached = pageserver.attached(asked.tenant, asked.timeline).await;
+    let timeline = attached.map_err(|error| Refused(unavailable(&error)))?;
     let lsn = asked.lsn.record_end(u64::from(timeline.wal_segment_size));
     timeline
         .wait_for(lsn, asked.term, pageserver.wait_lsn_timeout, &pageserver.shutdown)

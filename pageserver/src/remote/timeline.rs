@@ -34,6 +34,8 @@ use crate::{
 const PARALLEL_UPLOADS: usize = 4;
 /// Edits that share one look at the newest generation.
 const MAX_BATCH: usize = 32;
+/// A WAL prefix is shorter than a segment, which has at most 1 GiB.
+const MAX_CREATION_FILE_BYTES: u64 = 1 << 30;
 const BACK_OFF_MIN: Duration = Duration::from_millis(500);
 const BACK_OFF_MAX: Duration = Duration::from_secs(30);
 
@@ -220,6 +222,12 @@ impl TimelineStore {
     /// Safekeepers may drop WAL below.
     pub fn remote_consistent_lsn(&self) -> Lsn {
         Lsn(self.0.remote_consistent.load(Ordering::Acquire))
+    }
+
+    /// A file that the timeline was created with. Blocks.
+    pub fn creation_file(&self, name: &str) -> Result<Bytes, StoreError> {
+        let key = layout::creation_file(self.0.tenant.tenant, self.0.timeline, name);
+        self.0.runtime.block_on(self.store().get(&key, MAX_CREATION_FILE_BYTES))
     }
 
     /// Name of a layer's object.

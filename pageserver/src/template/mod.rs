@@ -15,7 +15,7 @@ use std::{
 
 use anyhow::{Context, bail, ensure};
 use archive::Archive;
-use ogel_ids::{Generation, Lsn, TenantId, TimelineId};
+use ogel_ids::{Lsn, TenantId, TimelineId};
 use ogel_service::durable_file;
 pub use path::DEFAULT_TABLESPACE;
 use wal_decoder::{
@@ -34,7 +34,7 @@ use crate::{
         partitions::Partitions,
     },
     manifest::{Manifest, TimelineState},
-    timeline::{CONTROL_FILE, LAYERS_FOLDER, MANIFEST_FILE, WAL_PREFIX_FILE, state::RunningState},
+    timeline::{CONTROL_FILE, LAYERS_FOLDER, WAL_PREFIX_FILE, state::RunningState},
 };
 
 /// The release for which templates are built. A data directory names its major version only.
@@ -76,21 +76,19 @@ impl Template {
         Ok(Template { control, wal_prefix, start_lsn, logical_size_bytes: archive.logical_size_bytes, body })
     }
 
-    /// Makes a timeline of its own in `folder`, which must not exist. It is there as a whole, and on disk, when this returns. Blocks.
-    pub fn instantiate(&self, folder: &Path, tenant: TenantId, timeline: TimelineId) -> anyhow::Result<()> {
-        let name = folder.file_name().context("a timeline's folder has a name")?;
-        let staging = folder.with_file_name(format!(".creating-{}", name.to_string_lossy()));
-        if staging.exists() {
-            std::fs::remove_dir_all(&staging).context("an unfinished creation cannot be cleared away")?;
-        }
-        self.write_files(&staging, tenant, timeline)
-            .with_context(|| format!("the timeline cannot be created in {}", staging.display()))?;
-        std::fs::rename(&staging, folder)?;
-        durable_file::sync_parent(folder)?;
-        Ok(())
+    /// Where the WAL of its timelines begins.
+    pub fn start_lsn(&self) -> Lsn {
+        self.start_lsn
     }
 
-    fn write_files(&self, folder: &Path, tenant: TenantId, timeline: TimelineId) -> anyhow::Result<()> {
+    /// Writes the files of a new timeline into `folder` and returns its manifest. `layer` is the name of its only layer. Blocks.
+    pub fn instantiate(
+        &self,
+        folder: &Path,
+        tenant: TenantId,
+        timeline: TimelineId,
+        layer: LayerName,
+    ) -> anyhow::Result<Manifest> {
         let segment_size = self.control.wal_segment_size;
         let system_identifier = fresh_system_identifier()?;
         durable_file::create_folders(&folder.join(LAYERS_FOLDER))?;
@@ -111,7 +109,7 @@ impl Template {
             lsns: LsnRange { start: self.start_lsn, end: self.start_lsn },
             keys: KeyRange::ALL,
         };
-        let name = LayerName { end_lsn: self.start_lsn, generation: Generation(0), sequence: 0 };
+        let name = layer;
         let path = folder.join(LAYERS_FOLDER).join(name.to_string());
         let written = self.body.write_file(&path, &header)?;
         let desc = LayerDesc {
@@ -124,7 +122,7 @@ impl Template {
             history_bytes: 0,
             tombstones: 0,
         };
-        let manifest = Manifest {
+        Ok(Manifest {
             tenant,
             timeline,
             system_identifier,
@@ -142,9 +140,7 @@ impl Template {
             state: TimelineState::Active,
             partitions: Partitions::single(vec![name]),
             layers: BTreeMap::from([(name, desc)]),
-        };
-        durable_file::replace(&folder.join(MANIFEST_FILE), &manifest.encode())?;
-        Ok(())
+        })
     }
 }
 

@@ -1,6 +1,6 @@
 //! Timelines: one branch's history each.
 //!
-//! - [`Timeline`]: its layers, positions and state; opened from its folder.
+//! - [`Timeline`]: its layers, positions and state; opened from its manifest.
 //! - `ingest`: follows a safekeeper, decodes, hands effects to `effects`, which turns them into versions of keys.
 //! - `flush`: freezes the open layer and writes frozen ones to files.
 //! - `read`: pages, sizes, segments at an LSN; `pages`: pages, many at once; `page_cache`: those already made;
@@ -28,13 +28,13 @@ use std::{
     path::{Path, PathBuf},
     sync::{
         Arc,
-        atomic::{AtomicU32, AtomicU64, Ordering},
+        atomic::{AtomicU64, Ordering},
     },
     time::Duration,
 };
 
 use anyhow::{Context, bail};
-use ogel_ids::{Generation, Lsn, TenantId, Term, TimelineId};
+use ogel_ids::{Lsn, TenantId, Term, TimelineId};
 use ogel_service::Shutdown;
 use parking_lot::{Mutex, RwLock};
 use tokio::sync::watch;
@@ -46,7 +46,7 @@ use lineage::Lineage;
 use page_cache::TimelinePages;
 pub use page_cache::{BudgetError, PageCache};
 pub use pages::{PageBatch, PageId, PageMaker};
-pub use publish::MANIFEST_FILE;
+pub(crate) use publish::remove_leftovers;
 pub use read::ReadError;
 use state::RunningState;
 use waiters::Waiters;
@@ -55,6 +55,7 @@ use crate::{
     keyspace::Key,
     layer::{Io, file::BlockCache, map::LayerMap, memory::MemoryLayer},
     manifest::{Edit, Manifest, TermStart},
+    remote::TimelineStore,
 };
 
 /// Folder of the layer files within a timeline's folder.
@@ -63,8 +64,6 @@ pub const LAYERS_FOLDER: &str = "layers";
 pub const WAL_PREFIX_FILE: &str = "wal_prefix";
 /// File with the `pg_control` that the timeline was created with.
 pub const CONTROL_FILE: &str = "pg_control";
-/// Of everything that is written.
-const FIRST_GENERATION: Generation = Generation(1);
 /// Damaged pages that are remembered by name; beyond it they are only counted.
 const MAX_DAMAGED_NAMED: usize = 1000;
 
@@ -142,12 +141,10 @@ pub struct Timeline {
     last_record_lsn: AtomicU64,
     waiters: Waiters,
     terms: watch::Sender<Arc<[TermStart]>>,
-    /// As it is on disk.
+    /// As readers see it; the object store follows.
     manifest: Mutex<Manifest>,
-    /// Of this process as a writer of this timeline's layers.
-    generation: Generation,
-    /// Counts the layers of this generation.
-    next_sequence: AtomicU32,
+    /// Its place in the object store.
+    store: TimelineStore,
     disk_consistent_lsn: AtomicU64,
     logical_size_bytes: AtomicU64,
     /// Held while frozen layers are written, one at a time.
@@ -196,16 +193,14 @@ pub enum WaitError {
 }
 
 impl Timeline {
-    /// Opens the timeline in `folder`: reads its manifest, opens its layers, removes files that it does not name.
+    /// Opens the timeline that this manifest describes; `folder` is its cache on the local disk. Blocks.
     pub fn open(
         folder: &Path,
-        tenant: TenantId,
-        id: TimelineId,
+        manifest: Manifest,
+        store: TimelineStore,
         ancestor: Option<Ancestor>,
         environment: Arc<Environment>,
     ) -> anyhow::Result<Arc<Timeline>> {
-        let manifest = publish::load_manifest(folder, tenant, id)?;
-        publish::remove_leftovers(folder, &manifest)?;
         let at = manifest.disk_consistent_lsn;
         let partitions = publish::open_layers(folder, &manifest, &environment.block_cache)?;
         let layers = LayerMap::new(MemoryLayer::new(at), partitions);
@@ -215,15 +210,15 @@ impl Timeline {
         };
         let (terms, _) = watch::channel(manifest.term_history.clone().into());
         Ok(Arc::new(Timeline {
-            tenant,
-            id,
+            tenant: manifest.tenant,
+            id: manifest.timeline,
             system_identifier: manifest.system_identifier,
             pg_version_num: manifest.pg_version_num,
             wal_segment_size: manifest.wal_segment_size,
             start_lsn: manifest.start_lsn,
             ancestor,
             folder: folder.to_owned(),
-            pages: environment.page_cache.timeline(tenant),
+            pages: environment.page_cache.timeline(manifest.tenant),
             image_requests: ImageRequests::default(),
             environment,
             layers: RwLock::new(Arc::new(layers)),
@@ -233,9 +228,8 @@ impl Timeline {
             terms,
             disk_consistent_lsn: AtomicU64::new(at.0),
             logical_size_bytes: AtomicU64::new(manifest.logical_size_bytes),
-            generation: FIRST_GENERATION,
-            next_sequence: AtomicU32::new(next_sequence(&manifest)),
             manifest: Mutex::new(manifest),
+            store,
             flush: Mutex::new(()),
             ingest: Mutex::default(),
             damaged: Mutex::default(),
@@ -252,9 +246,14 @@ impl Timeline {
         Lsn(self.disk_consistent_lsn.load(Ordering::Acquire))
     }
 
-    /// How far it is in the object store; safekeepers may drop WAL below. 0: nothing is anywhere but on this disk.
+    /// How far it is in the object store; safekeepers may drop WAL below.
     pub fn remote_consistent_lsn(&self) -> Lsn {
-        Lsn::INVALID
+        self.store.remote_consistent_lsn()
+    }
+
+    /// Its place in the object store.
+    pub fn store(&self) -> &TimelineStore {
+        &self.store
     }
 
     /// Sum of all relation sizes at `last_record_lsn`.
@@ -314,12 +313,24 @@ impl Timeline {
 
     /// WAL from the start of `start_lsn`'s segment up to `start_lsn`. Blocks.
     pub fn wal_prefix(&self) -> std::io::Result<Vec<u8>> {
-        std::fs::read(self.folder.join(WAL_PREFIX_FILE))
+        self.creation_file(WAL_PREFIX_FILE)
+    }
+
+    fn creation_file(&self, name: &str) -> std::io::Result<Vec<u8>> {
+        match std::fs::read(self.folder.join(name)) {
+            Err(error) if error.kind() == std::io::ErrorKind::NotFound => {
+                let bytes = self.store.creation_file(name).map_err(std::io::Error::other)?;
+                // Only a cache: whoever cannot write it asks again.
+                let _ = ogel_service::durable_file::replace(&self.folder.join(name), &bytes);
+                Ok(bytes.into())
+            }
+            other => other,
+        }
     }
 
     /// The `pg_control` that the timeline was created with. Blocks.
     pub fn original_control_file(&self) -> std::io::Result<Vec<u8>> {
-        std::fs::read(self.folder.join(CONTROL_FILE))
+        self.creation_file(CONTROL_FILE)
     }
 
     /// Waits until `lsn` is ingested, for a compute of `term`, and the ancestors are as far as this branch needs them.
@@ -392,7 +403,8 @@ impl Timeline {
         self.waiters.advance(lsn);
     }
 
-    /// Takes a term history that a safekeeper announced. On disk when this returns; only then may WAL of its terms be ingested.
+    /// Takes a term history that a safekeeper announced. WAL of its terms is ingested after this: so whatever of it becomes durable does so
+    /// behind the history.
     fn learn_terms(&self, history: Vec<TermStart>) -> anyhow::Result<()> {
         if !terms::is_ordered(&history) {
             bail!("the safekeeper announced a term history that is not in order: {history:?}");
@@ -430,11 +442,6 @@ fn newest_state(lineage: Lineage<'_>, at: Lsn) -> anyhow::Result<Option<(Lsn, Ru
         Ok(state) => Ok(Some((lsn, state))),
         Err(error) => bail!("running state at {lsn}: {error}"),
     }
-}
-
-/// Sequence numbers go on where the manifest's layers end.
-fn next_sequence(manifest: &Manifest) -> u32 {
-    manifest.layers.keys().map(|name| name.sequence).max().map_or(0, |last| last.saturating_add(1))
 }
 
 /// Layers in numbers.

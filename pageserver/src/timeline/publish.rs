@@ -1,17 +1,16 @@
 //! How a timeline changes: one edit of its manifest at a time.
 //!
-//! Files are whole and on disk before an edit names them; the edit is on disk before readers see it; what it made superfluous goes when the
-//! last reader that pinned an older snapshot has let it go. A crash between any two leaves either files that no manifest names (removed
-//! when the timeline is opened) or the finished state.
+//! Files are whole on the local disk before an edit names them; readers see the edit at once; the object store gets the files, then the edit
+//! (see [`crate::remote`]). What survives a restart is what the object store has: local files that its manifest does not name are removed
+//! when the timeline is opened, and the WAL behind them is ingested again. What an edit made superfluous goes when the last reader that
+//! pinned an older snapshot has let it go, and in the object store when the edit is durable.
 
 use std::{
     path::{Path, PathBuf},
     sync::{Arc, atomic::Ordering},
 };
 
-use anyhow::{Context, ensure};
-use ogel_ids::{Lsn, TenantId, TimelineId};
-use ogel_service::durable_file;
+use anyhow::Context;
 
 use super::{LAYERS_FOLDER, Timeline};
 use crate::{
@@ -25,10 +24,8 @@ use crate::{
         stored::StoredLayer,
     },
     manifest::{Edit, Manifest},
+    remote::{self, Ticket},
 };
-
-/// File with the manifest, in a timeline's folder.
-pub const MANIFEST_FILE: &str = "manifest";
 
 /// What becomes of a layer file that is written.
 pub(super) struct NewLayer {
@@ -38,18 +35,20 @@ pub(super) struct NewLayer {
 }
 
 impl Timeline {
-    /// Applies an edit: to the manifest, durably, then for readers. `files` are the layers that it adds; `written` is the memory layer that
-    /// they replace.
-    pub(super) fn publish(
+    /// Applies an edit: to the manifest, for readers, and in the object store, where it is durable when the ticket says so. `files` are the
+    /// layers that it adds; `written` is the memory layer that they replace.
+    pub(crate) fn publish(
         &self,
         edit: &Edit,
         files: &[Arc<StoredLayer>],
         written: Option<&Arc<MemoryLayer>>,
-    ) -> anyhow::Result<()> {
+    ) -> anyhow::Result<Ticket> {
+        if let Some(failure) = self.store.failure() {
+            return Err(failure.into());
+        }
         let mut manifest = self.manifest.lock();
         let mut updated = manifest.clone();
         let dead = updated.apply(edit).context("the timeline's manifest cannot be changed")?;
-        self.persist(&updated)?;
         {
             let mut layers = self.layers.write();
             let edited =
@@ -66,13 +65,7 @@ impl Timeline {
         }
         self.disk_consistent_lsn.store(updated.disk_consistent_lsn.0, Ordering::Release);
         *manifest = updated;
-        Ok(())
-    }
-
-    /// Puts the manifest where a restart finds it. The only place that knows where that is.
-    fn persist(&self, manifest: &Manifest) -> anyhow::Result<()> {
-        durable_file::replace(&self.folder.join(MANIFEST_FILE), &manifest.encode())
-            .context("the timeline's manifest cannot be written")
+        Ok(self.store.publish(edit, &manifest, files.iter().map(upload).collect(), &dead))
     }
 
     /// The manifest as it is now.
@@ -80,11 +73,6 @@ impl Timeline {
         self.manifest.lock().clone()
     }
 
-    /// A name that no layer had before.
-    fn new_layer_name(&self, end_lsn: Lsn) -> LayerName {
-        let sequence = self.next_sequence.fetch_add(1, Ordering::Relaxed);
-        LayerName { end_lsn, generation: self.generation, sequence }
-    }
 
     pub(super) fn layer_path(&self, name: LayerName) -> PathBuf {
         self.folder.join(LAYERS_FOLDER).join(name.to_string())
@@ -96,7 +84,7 @@ impl Timeline {
         new: &NewLayer,
         fill: impl FnOnce(&mut LayerWriter<std::io::BufWriter<std::fs::File>>) -> std::io::Result<u64>,
     ) -> anyhow::Result<Arc<StoredLayer>> {
-        let name = self.new_layer_name(new.lsns.end);
+        let name = self.store.tenant().name_layer(new.lsns.end);
         let path = self.layer_path(name);
         let NewLayer { kind, lsns, keys } = *new;
         let header = LayerHeader { kind, tenant: self.tenant, timeline: self.id, lsns, keys };
@@ -123,20 +111,13 @@ impl Timeline {
     }
 }
 
-/// Reads the manifest from a timeline's folder.
-pub(super) fn load_manifest(folder: &Path, tenant: TenantId, timeline: TimelineId) -> anyhow::Result<Manifest> {
-    let path = folder.join(MANIFEST_FILE);
-    let bytes = std::fs::read(&path).with_context(|| format!("{} cannot be read", path.display()))?;
-    let manifest =
-        Manifest::decode(&bytes).with_context(|| format!("the manifest {} cannot be used", path.display()))?;
-    ensure!(
-        (manifest.tenant, manifest.timeline) == (tenant, timeline),
-        "{} belongs to tenant {}, timeline {}: the folder was moved or copied by mistake",
-        path.display(),
-        manifest.tenant,
-        manifest.timeline
-    );
-    Ok(manifest)
+fn upload(layer: &Arc<StoredLayer>) -> remote::NewLayer {
+    remote::NewLayer {
+        name: layer.desc.name,
+        path: layer.file.path().to_owned(),
+        size_bytes: layer.desc.size_bytes,
+        hold: layer.clone(),
+    }
 }
 
 /// Opens all layers that the manifest names.
@@ -158,15 +139,16 @@ pub(super) fn open_layers(
     Ok(Partitions::new(manifest.partitions.iter().map(partition).collect())?)
 }
 
-/// Removes layer files that the manifest does not name.
-pub(super) fn remove_leftovers(folder: &Path, manifest: &Manifest) -> anyhow::Result<()> {
+/// Removes local layer files that the manifest does not name or that have another size: they were not finished, or are of no use.
+pub(crate) fn remove_leftovers(folder: &Path, manifest: &Manifest) -> anyhow::Result<()> {
     let entries =
         std::fs::read_dir(folder.join(LAYERS_FOLDER)).context("the folder of the layer files cannot be read")?;
     for entry in entries {
         let entry = entry?;
         let name: Option<LayerName> = entry.file_name().to_str().and_then(|name| name.parse().ok());
-        if !name.is_some_and(|name| manifest.layers.contains_key(&name)) {
-            tracing::info!(file = %entry.path().display(), "removing a layer file that no manifest names");
+        let desc = name.and_then(|name| manifest.layers.get(&name));
+        if !desc.is_some_and(|desc| entry.metadata().is_ok_and(|metadata| metadata.len() == desc.size_bytes)) {
+            tracing::info!(file = %entry.path().display(), "removing a local layer file that the manifest does not name, or not so");
             std::fs::remove_file(entry.path())?;
         }
     }

@@ -99,7 +99,14 @@ pub async fn run(timeline: Arc<Timeline>, safekeepers: Arc<[Address]>, shutdown:
                 (status.safekeeper, status.error, status.stopped) = (None, Some(error.to_string()), true);
                 return;
             }
-            Err(error) => error.to_string(),
+            Err(error) => match timeline.store.failure() {
+                None => error.to_string(),
+                Some(failure) => {
+                    let mut status = timeline.ingest.lock();
+                    (status.safekeeper, status.error, status.stopped) = (None, Some(failure.to_string()), true);
+                    return;
+                }
+            },
         };
         tracing::debug!(tenant = %timeline.tenant, timeline = %timeline.id, safekeeper = %address, error, "left a safekeeper");
         {
