@@ -6,7 +6,8 @@
 //!   daemon.lock          held by the daemon while it lives
 //!   ogel.sock            where the daemon listens
 //!   safekeeper-1..3/     a store each
-//!   pageserver/          layers and metadata
+//!   pageserver/          a cache of the object store
+//!   remote/              the object store, unless OGEL_REMOTE names another
 //!   compute-BRANCH/      disposable
 //!   logs/NODE.log        what each process printed; ogel.log is the daemon's
 //! ```
@@ -50,6 +51,11 @@ impl Layout {
     /// Data folder of a node.
     pub fn data(&self, node: &str) -> PathBuf {
         self.root.join(node)
+    }
+
+    /// The local object store, as a URL.
+    pub fn remote_url(&self) -> String {
+        format!("file://{}", self.root.join("remote").display())
     }
 
     /// Folder of the logs.

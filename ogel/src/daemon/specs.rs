@@ -45,6 +45,10 @@ pub fn all(layout: &Layout, cluster: &Cluster, install: &Install) -> anyhow::Res
         ("--safekeepers", safekeepers.join(",")),
     ]);
     args.extend(["--template".into(), install.template.clone().into()]);
+    // A store that is named in the environment is for the nodes to read there.
+    if std::env::var_os("OGEL_REMOTE").is_none() {
+        args.extend(words([("--remote", layout.remote_url())]));
+    }
     add("pageserver".into(), "pageserver", STOP_TIMEOUT.0, args)?;
 
     let safekeepers: Vec<_> =
