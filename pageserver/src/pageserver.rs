@@ -210,7 +210,9 @@ async fn close(timeline: Arc<Timeline>) {
     };
     match tokio::time::timeout(UPLOAD_ON_STOP, store.drained().durable()).await {
         Ok(Ok(())) => tracing::info!(%tenant, timeline = %id, %lsn, "timeline closed"),
-        Ok(Err(error)) => tracing::warn!(%tenant, timeline = %id, %error, "the last changes are not in the object store"),
+        Ok(Err(error)) => {
+            tracing::warn!(%tenant, timeline = %id, %error, "the last changes are not in the object store")
+        }
         Err(_) => {
             let lsn = store.remote_consistent_lsn();
             tracing::warn!(%tenant, timeline = %id, %lsn, "the object store is too slow: what is behind will be ingested again");

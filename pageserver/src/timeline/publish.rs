@@ -73,7 +73,6 @@ impl Timeline {
         self.manifest.lock().clone()
     }
 
-
     pub(super) fn layer_path(&self, name: LayerName) -> PathBuf {
         self.folder.join(LAYERS_FOLDER).join(name.to_string())
     }
