@@ -11,6 +11,7 @@
 //! disk/          its files: segments, control file, side file of acknowledged ends, recovery
 //! wire/          PostgreSQL-wire port: proposers, readers, peers
 //! peers/         connections to the other safekeepers: news of progress, catching up
+//! archive/       the object store: finished WAL goes there, what is not needed here is removed
 //! http.rs        HTTP port
 //! metrics.rs     what is counted
 //! ```
@@ -19,6 +20,7 @@
 //! is not a peer; a decision about terms, votes or commits outside `quorum`.
 #![cfg_attr(test, allow(clippy::unwrap_used))]
 
+pub mod archive;
 mod disk;
 mod http;
 mod metrics;
@@ -41,8 +43,10 @@ use ogel_service::{
 use quorum::Member;
 use tokio::{net::TcpListener, task::JoinHandle};
 
+use archive::{Archive, ArchiveMetrics};
 use disk::space::SpaceLimits;
 use metrics::Metrics;
+use ogel_object_store::{ObjectStore, StoreMetrics};
 use peers::Peers;
 use registry::Registry;
 pub use settings::{Peer, Settings};
@@ -52,10 +56,36 @@ use timeline::Shared;
 /// Timelines must have gone to rest by then at a shutdown; what is missing is read from the WAL at the next start.
 const REST_TIMEOUT: Duration = Duration::from_secs(10);
 
+/// The connection to the object store, if one is configured.
+fn open_archive(
+    settings: &Settings,
+    registry: &mut MetricsRegistry,
+    shutdown: &Shutdown,
+) -> anyhow::Result<Option<Arc<Archive>>> {
+    if settings.remote.remote.is_none() {
+        tracing::warn!("no --remote: WAL is not archived, all of it is kept here");
+        return Ok(None);
+    }
+    let store = ObjectStore::open(&settings.remote, &settings.data_dir, StoreMetrics::register(registry))?;
+    tracing::info!(url = store.url(), "finished WAL goes to the object store");
+    let idle_after = Duration::from_secs(settings.idle_after_s);
+    Ok(Some(Archive::new(store, idle_after, Arc::new(ArchiveMetrics::register(registry)), shutdown.clone())))
+}
+
+async fn open_unarchived(registry: Arc<Registry>, shutdown: Shutdown) {
+    tokio::select! {
+        () = shutdown.wait() => {}
+        opened = registry.open_unarchived() => if let Err(error) = opened {
+            tracing::error!(%error, "the data folder cannot be listed: what is not archived waits until its timeline is used");
+        }
+    }
+}
+
 /// A running node.
 pub struct Safekeeper {
     me: Member,
     registry: Arc<Registry>,
+    archive: Option<Arc<Archive>>,
     shutdown: Shutdown,
     servers: Vec<JoinHandle<()>>,
 }
@@ -92,12 +122,16 @@ impl Safekeeper {
                 quota_bytes: settings.timeline_quota_bytes,
                 floor_bytes: settings.free_space_floor_bytes,
             },
+            archive: open_archive(settings, &mut metrics_registry, &shutdown)?,
         };
         let store = Arc::new(store);
         let registry = Arc::new(Registry::new(store.clone(), shared.clone()));
         let deleted = store.tombstones().len();
         let timelines = registry.list().await.context("the data folder cannot be listed")?.len();
         shared.peers.start(&registry, &shutdown);
+        if shared.archive.is_some() {
+            tokio::spawn(open_unarchived(registry.clone(), shutdown.clone()));
+        }
 
         let readiness = Readiness::starting();
         let router =
@@ -112,7 +146,7 @@ impl Safekeeper {
             vec![tokio::spawn(http_server), tokio::spawn(wire::serve(pg, registry.clone(), metrics, shutdown.clone()))];
         readiness.set_ready();
         tracing::info!(timelines, deleted, "serving");
-        Ok(Self { me, registry, shutdown, servers })
+        Ok(Self { me, registry, archive: shared.archive, shutdown, servers })
     }
 
     /// Node number and store uuid.
@@ -126,6 +160,9 @@ impl Safekeeper {
         let rest = async {
             for server in self.servers {
                 let _ended = server.await; // a server that panicked has been logged
+            }
+            if let Some(archive) = self.archive {
+                archive.ended().await;
             }
             for timeline in self.registry.open_timelines() {
                 timeline.rest();

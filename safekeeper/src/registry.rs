@@ -13,6 +13,7 @@ use quorum::{AcceptorState, RefusalCode, Refused};
 use tokio::sync::OnceCell;
 
 use crate::{
+    disk::control_file,
     store::Store,
     timeline::{
         OpenError, Shared, Timeline, TimelineKey,
@@ -95,6 +96,7 @@ impl Registry {
             Ok(timeline) => {
                 self.shared.metrics.open_timelines.inc();
                 self.shared.peers.status_changed(&timeline, true);
+                timeline.wake_archive();
                 Ok(timeline)
             }
             Err(error) => {
@@ -160,6 +162,21 @@ impl Registry {
             }
             Err(_) => {}
         }
+    }
+
+    /// Opens every timeline that has WAL here, so that what is not in the object store goes there, and what is idle is dropped.
+    /// Those whose WAL is there already stay closed.
+    pub async fn open_unarchived(&self) -> io::Result<()> {
+        let store = self.store.clone();
+        let found = tokio::task::spawn_blocking(move || store.timelines()).await.map_err(io::Error::other)??;
+        for (tenant, timeline) in found {
+            let path = self.store.timeline_path(tenant, timeline);
+            let state = tokio::task::spawn_blocking(move || control_file::read(&path)).await;
+            if !matches!(state, Ok(Ok(state)) if state.archived_tail.is_some()) {
+                let _refused_with_a_reason = self.get(TimelineKey { tenant, timeline }).await;
+            }
+        }
+        Ok(())
     }
 
     /// Those that are open.

@@ -5,13 +5,18 @@ use std::{collections::BTreeMap, path::PathBuf, str::FromStr};
 use anyhow::{Context, bail, ensure};
 use clap::Parser;
 use ogel_ids::NodeId;
+use ogel_object_store::RemoteArgs;
 use ogel_service::config::ServiceArgs;
+
+const REMOTE_HELP: &str = "Object store for finished WAL: file:///folder, s3://bucket/prefix, or memory: (tests). Without it all WAL is kept here";
 
 /// Keeps the WAL of many timelines: a commit is durable when a majority of safekeepers has fsynced it
 ///
 /// Settings come from a TOML file (--config), the environment and flags, in rising order of precedence.
 #[derive(Debug, Clone, Parser)]
 #[command(name = "safekeeper", version)]
+#[command(mut_arg("remote", |arg| arg.help(REMOTE_HELP)))]
+#[command(after_help = "`safekeeper archive check --help`: checks the WAL in the object store")]
 pub struct Settings {
     /// Folder for WAL and state; it is made, with a fresh identity, when it does not exist
     #[arg(long, env = "OGEL_DATA_DIR", value_name = "DIR")]
@@ -37,6 +42,12 @@ pub struct Settings {
     /// Disk space that stays free for votes and control files, in bytes; commits wait rather than take it. 0 = none
     #[arg(long, env = "OGEL_FREE_SPACE_FLOOR_BYTES", value_name = "BYTES", default_value = "67108864")]
     pub free_space_floor_bytes: u64,
+    /// After so many seconds without a compute, the end of a timeline's WAL goes to the object store too and its local WAL is dropped
+    #[arg(long, env = "OGEL_IDLE_AFTER_S", value_name = "SECONDS", default_value_t = 300)]
+    pub idle_after_s: u64,
+    /// Where finished WAL goes; without it all WAL is kept here.
+    #[command(flatten)]
+    pub remote: RemoteArgs,
     /// Do not flush anything to disk. ONLY FOR TESTS: a crash of the machine loses commits
     #[arg(long, env = "OGEL_NO_SYNC", hide_env = true)]
     pub no_sync: bool,

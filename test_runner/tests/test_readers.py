@@ -176,7 +176,7 @@ def rubbish(cluster: Cluster, dice: random.Random) -> Iterator[bytes]:
     yield hello + b"Q" + struct.pack(">I", 0x7FFFFFFF) + noise(2000)
     yield hello + b"Q" + struct.pack(">I", dice.randint(0, 3))
     yield hello + message(b"Q", noise(dice.randint(1, 500)))
-    for command in (b"START_WAL_PUSH", b"PEER_STATUS 1", b"pagestream 1 " + branch + b" 1", b"START_REPLICATION PHYSICAL 0/0 TIMELINE 1",
+    for command in (b"START_WAL_PUSH", b"PEER_STATUS 2", b"pagestream 1 " + branch + b" 1", b"START_REPLICATION PHYSICAL 0/0 TIMELINE 1",
                     b"START_REPLICATION PHYSICAL FFFFFFFF/FFFFFFFF TIMELINE 1", b"basebackup 1 " + branch + b" FFFFFFFF/FFFFFF00 1",
                     b"basebackup 1 " + branch + b" 0/0 99999", b"START_WAL_PUSH " + noise(4).hex().encode()):
         opened = hello + message(b"Q", command + b"\0")

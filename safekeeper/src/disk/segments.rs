@@ -242,9 +242,20 @@ impl SegmentFolder {
         Ok(numbers)
     }
 
+    /// Takes segments below `number` away, oldest first. Nobody may need them here any more.
+    pub fn remove_below(&self, number: u64) -> io::Result<u64> {
+        let mut removed = 0;
+        for number in self.numbers()?.into_iter().take_while(|segment| *segment < number) {
+            self.recycle(number)?;
+            removed += 1;
+        }
+        Ok(removed)
+    }
+
     /// Removes all WAL and the side file of acknowledged ends, whose control file says that they are in the object store.
     pub fn remove_all(&self) -> io::Result<()> {
         let _making = self.making.lock().unwrap_or_else(PoisonError::into_inner);
+        let _recycling = self.recycling.lock().unwrap_or_else(PoisonError::into_inner);
         for number in self.numbers()?.into_iter().rev() {
             fs::remove_file(self.segment_path(number))?;
         }
@@ -252,10 +263,13 @@ impl SegmentFolder {
             fs::remove_file(spare)?;
         }
         self.forget_ahead(0);
-        match fs::remove_file(self.path.join(acked_file::FILE_NAME)) {
-            Err(error) if error.kind() != io::ErrorKind::NotFound => Err(error),
-            _ => Ok(()),
+        for name in [RECYCLING, acked_file::FILE_NAME] {
+            match fs::remove_file(self.path.join(name)) {
+                Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
+                _ => {}
+            }
         }
+        Ok(())
     }
 
     /// Reads from `at` up to the end of `into` or of the segment, whichever comes first.

@@ -89,7 +89,9 @@ fn describe(timeline: &Timeline) -> Value {
         "waits_for_space": timeline.space_lack(),
         "last_record_lsn": feedback.last_record_lsn,
         "disk_consistent_lsn": feedback.disk_consistent_lsn,
-        "remote_consistent_lsn": feedback.remote_consistent_lsn,
+        "remote_consistent_lsn": feedback.remote_consistent_lsn.max(durable.remote_consistent_lsn),
+        "backup_lsn": durable.backup_lsn,
+        "wal_dropped": state.archived_tail.is_some(),
     })
 }
 

@@ -13,13 +13,18 @@ use std::{
 
 use bytes::Bytes;
 use ogel_ids::Lsn;
+use ogel_service::durable_file;
 use quorum::{AcceptorEvent, AcceptorState, ArchivedTail, Token};
 use wal_decoder::stream::StreamDecoder;
 
-use crate::disk::{
-    acked_file::{self, AckedFile},
-    control_file, recovery,
-    segments::{SegmentError, SegmentFolder, SegmentWriter},
+use crate::{
+    archive::Archive,
+    disk::{
+        acked_file::{self, AckedFile},
+        control_file, recovery,
+        segments::{SegmentError, SegmentFolder, SegmentWriter},
+    },
+    timeline::TimelineKey,
 };
 
 /// One piece of work.
@@ -58,6 +63,8 @@ pub enum Outcome {
     Undecodable { event: AcceptorEvent, reason: String },
     /// There is no space for it. Nothing was written; try the same again later.
     NoSpace { reason: String },
+    /// The object store does not give back what it needs. Nothing was written; try the same again later.
+    NotArchived { reason: String },
 }
 
 /// The files of a timeline. Only the thread whose turn it is has this.
@@ -73,6 +80,7 @@ pub struct Disk {
     zero_from: Option<Lsn>,
     /// There is no WAL here, and no side file: this is its end in the object store.
     archived: Option<ArchivedTail>,
+    archive: Option<Arc<Archive>>,
     /// Counted up when a cut begins; see `Timeline::cuts`.
     cuts: Arc<AtomicU64>,
     /// For a decoder behind a cut, and to name the timeline's parameters.
@@ -81,7 +89,12 @@ pub struct Disk {
 
 impl Disk {
     /// Of a timeline that was just recovered.
-    pub fn new(mut recovered: recovery::Recovered, folder: Arc<SegmentFolder>, cuts: Arc<AtomicU64>) -> Self {
+    pub fn new(
+        mut recovered: recovery::Recovered,
+        folder: Arc<SegmentFolder>,
+        cuts: Arc<AtomicU64>,
+        archive: Option<Arc<Archive>>,
+    ) -> Self {
         recovered.acked.close(); // a timeline that nobody writes to holds no open file
         Self {
             path: folder.path().to_owned(),
@@ -92,6 +105,7 @@ impl Disk {
             acked_sync_planned: Arc::default(),
             zero_from: None,
             archived: recovered.state.archived_tail,
+            archive,
             cuts,
             identity: recovered.state,
         }
@@ -106,6 +120,9 @@ impl Disk {
                 Ok(Outcome::Done(Some(AcceptorEvent::Flushed { token: *token })))
             }
             DiskWork::Cut { token, at } => {
+                if let Some(not_now) = self.bring_back()? {
+                    return Ok(not_now);
+                }
                 self.cut(*at)?;
                 Ok(Outcome::Done(Some(AcceptorEvent::TailZeroed { token: *token })))
             }
@@ -164,6 +181,46 @@ impl Disk {
             }
             Err(error) => crash(&error),
         });
+    }
+
+    /// Puts back what was dropped, durably. An outcome, if it is not possible now.
+    fn bring_back(&mut self) -> io::Result<Option<Outcome>> {
+        let Some(tail) = self.archived else { return Ok(None) };
+        let identity = &self.identity.identity;
+        let Some(archive) = &self.archive else {
+            let reason = "this timeline's WAL is in the object store: start with --remote".into();
+            return Ok(Some(Outcome::NotArchived { reason }));
+        };
+        let key = TimelineKey { tenant: identity.tenant, timeline: identity.timeline };
+        let size = self.folder.segment_size_bytes();
+        let archive = archive.clone();
+        let runtime = tokio::runtime::Handle::current();
+        // In a task: this thread's stack may be small.
+        let restored = runtime.block_on(runtime.spawn(async move { archive.restore(key, size, tail).await }));
+        let wal = match restored.map_err(io::Error::other)? {
+            Ok(wal) => wal,
+            Err(error) => {
+                let reason = format!("this timeline's WAL cannot be brought back: {error}");
+                return Ok(Some(Outcome::NotArchived { reason }));
+            }
+        };
+        self.folder.remove_all()?; // what an attempt before has left
+        if !wal.is_empty() {
+            match self.folder.make(tail.end.segment_number(size), &wal) {
+                Err(SegmentError::NoSpace { segment, reason }) => {
+                    let reason = format!("no space for WAL segment {segment}: {reason}");
+                    return Ok(Some(Outcome::NoSpace { reason }));
+                }
+                made => made.map_err(io::Error::other)?,
+            }
+        }
+        self.acked = AckedFile::create(&self.path, tail.end)?;
+        if self.folder.syncs() {
+            durable_file::sync_folder(&self.path)?;
+        }
+        (self.archived, self.zero_from) = (None, Some(tail.end));
+        tracing::info!(timeline = %key, lsn = %tail.end, "WAL brought back from the object store");
+        Ok(None)
     }
 
     fn cut(&mut self, at: Lsn) -> io::Result<()> {

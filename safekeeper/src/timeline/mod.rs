@@ -27,6 +27,7 @@ use std::{
         Arc, Mutex, MutexGuard, PoisonError,
         atomic::{AtomicU64, Ordering},
     },
+    time::{Duration, Instant},
 };
 
 use bytes::Bytes;
@@ -44,6 +45,7 @@ use tokio::{
 pub use outbox::Outbox;
 
 use crate::{
+    archive::{Archive, plan::View, rank},
     disk::{
         recovery::{self, RecoveryError},
         segments::{SegmentFolder, SegmentReader},
@@ -104,6 +106,8 @@ pub struct Shared {
     pub wal_tail_bytes: usize,
     /// Disk space per timeline, and what stays free.
     pub limits: SpaceLimits,
+    /// The object store, if there is one: without it all WAL stays here.
+    pub archive: Option<Arc<Archive>>,
 }
 
 /// Why a timeline on disk cannot be served.
@@ -154,6 +158,10 @@ struct Inner {
     checkpointed: Lsn,
     /// It was deleted: nothing is thought, written or answered any more.
     ended: Option<Refused>,
+    /// Since when no proposer is connected; `None` while one is.
+    quiet_since: Option<Instant>,
+    /// Segments of commit_lsn, backup_lsn and remote_consistent_lsn when the archive was last told.
+    archive_told: [u64; 3],
 }
 
 impl Timeline {
@@ -172,7 +180,7 @@ impl Timeline {
         let folder = SegmentFolder::new(path.to_owned(), identity.wal_segment_size_bytes.into(), shared.sync);
         let folder = Arc::new(folder.with_limits(shared.limits));
         let cuts = Arc::new(AtomicU64::new(0));
-        let disk = Box::new(Disk::new(recovered, folder.clone(), cuts.clone()));
+        let disk = Box::new(Disk::new(recovered, folder.clone(), cuts.clone(), shared.archive.clone()));
         let inner = Inner {
             acceptor,
             queue: VecDeque::new(),
@@ -186,6 +194,8 @@ impl Timeline {
             answering: Vec::new(),
             checkpointed: commit_lsn,
             ended: None,
+            quiet_since: Some(Instant::now()),
+            archive_told: [0; 3],
         };
         Ok(Arc::new(Self {
             key,
@@ -248,7 +258,9 @@ impl Timeline {
     pub fn connect(&self, socket: Arc<TcpStream>) -> (ConnectionId, Arc<Outbox>) {
         let id = ConnectionId(self.next_connection.fetch_add(1, Ordering::Relaxed));
         let outbox = Arc::new(Outbox::new(socket));
-        self.lock().connections.insert(id, outbox.clone());
+        let mut inner = self.lock();
+        inner.connections.insert(id, outbox.clone());
+        inner.quiet_since = None;
         (id, outbox)
     }
 
@@ -258,7 +270,9 @@ impl Timeline {
         inner.connections.remove(&connection);
         self.apply(&mut inner, AcceptorEvent::Disconnected { connection });
         if inner.connections.is_empty() {
+            inner.quiet_since = Some(Instant::now());
             self.plan_rest(&mut inner);
+            self.wake_archive();
         }
         self.start_turn(&mut inner);
         self.room.notify_waiters();
@@ -348,6 +362,7 @@ impl Timeline {
         for action in inner.acceptor.handle(event) {
             self.carry_out(inner, action);
         }
+        self.tell_archive(inner);
         self.position.send_if_modified(|position| {
             let now = position_of(&inner.acceptor, Some(position));
             let changed = (now.flush_lsn, now.commit_lsn, now.last_log_term)
@@ -359,6 +374,24 @@ impl Timeline {
             }
             changed && awaited
         });
+    }
+
+    /// Tells the archive when a segment was finished, or may have become removable.
+    fn tell_archive(self: &Arc<Self>, inner: &mut Inner) {
+        let state = inner.acceptor.state();
+        let size = self.folder.segment_size_bytes();
+        let segments =
+            [state.commit_lsn, state.backup_lsn, state.remote_consistent_lsn].map(|lsn| lsn.segment_number(size));
+        if segments != std::mem::replace(&mut inner.archive_told, segments) {
+            self.wake_archive();
+        }
+    }
+
+    /// Has the archive look whether there is something to do.
+    pub fn wake_archive(self: &Arc<Self>) {
+        if let Some(archive) = &self.shared.archive {
+            archive.wake(self);
+        }
     }
 
     fn carry_out(self: &Arc<Self>, inner: &mut Inner, action: AcceptorAction) {
@@ -422,8 +455,8 @@ impl Timeline {
         self.cuts.load(Ordering::SeqCst)
     }
 
-    /// WAL from `from` on: at most `max_bytes`, not beyond `to`. The caller knows that `[from, to)` was written. What lies beyond
-    /// commit_lsn may be cut meanwhile: compare [`Timeline::cuts`] from before `to` was learnt with that after the read.
+    /// WAL from `from` on: at most `max_bytes`, not beyond `to`; what is not here any more comes from the object store, in pieces
+    /// that it chooses. The caller knows that `[from, to)` was written. What lies beyond commit_lsn may be cut meanwhile: compare [`Timeline::cuts`] from before `to` was learnt with that after the read.
     pub async fn read(self: &Arc<Self>, from: Lsn, to: Lsn, max_bytes: usize) -> io::Result<Bytes> {
         let to = Lsn(to.0.min(from.0.saturating_add(max_bytes as u64)));
         let recent = self.lock_tail().read(from, to);
@@ -431,12 +464,70 @@ impl Timeline {
             Some(bytes) => Ok(bytes),
             None => {
                 let folder = self.folder.clone();
-                tokio::task::spawn_blocking(move || read_file(&folder, from, to)).await.map_err(io::Error::other)?
+                let read = tokio::task::spawn_blocking(move || read_file(&folder, from, to)).await;
+                match read.map_err(io::Error::other)? {
+                    Err(error) if error.kind() == io::ErrorKind::NotFound => self.read_archived(from, to).await,
+                    read => read,
+                }
             }
         }
     }
 
-    /// First byte that is still here.
+    async fn read_archived(&self, from: Lsn, to: Lsn) -> io::Result<Bytes> {
+        let Some(archive) = &self.shared.archive else {
+            let text = "it was archived and removed here; start this safekeeper with --remote";
+            return Err(io::Error::new(io::ErrorKind::NotFound, text));
+        };
+        let tail = self.lock().acceptor.state().archived_tail;
+        let size = self.folder.segment_size_bytes();
+        archive.read(self.key, size, tail, (from, to)).await.map_err(io::Error::other)
+    }
+
+    /// Its segment files.
+    pub fn folder(&self) -> &Arc<SegmentFolder> {
+        &self.folder
+    }
+
+    /// How things are for the archive, and for how long nobody has been connected, if nobody is.
+    pub async fn archive_view(&self) -> io::Result<(View, Option<Duration>)> {
+        let folder = self.folder.clone();
+        let numbers = tokio::task::spawn_blocking(move || folder.numbers()).await.map_err(io::Error::other)??;
+        let inner = self.lock();
+        let (acceptor, state) = (&inner.acceptor, inner.acceptor.state());
+        let view = View {
+            segment_size_bytes: self.folder.segment_size_bytes(),
+            rank: rank(self.key.timeline, &state.membership, self.shared.me.node_id),
+            flush_lsn: acceptor.flush_lsn(),
+            commit_lsn: state.commit_lsn,
+            backup_lsn: state.backup_lsn,
+            remote_consistent_lsn: state.remote_consistent_lsn,
+            horizon_lsn: acceptor.removal_horizon(),
+            first_segment: numbers.first().copied().filter(|_| state.archived_tail.is_none()),
+            idle: acceptor.is_idle() && inner.connections.is_empty(),
+        };
+        Ok((view, inner.quiet_since.map(|since| since.elapsed())))
+    }
+
+    /// Waits until what was handed to the disk before has moved [`Acceptor::removal_horizon`].
+    pub async fn horizon_moves_from(&self, lsn: Lsn) {
+        loop {
+            let room = self.room.notified();
+            if self.lock().acceptor.removal_horizon() != lsn {
+                return;
+            }
+            room.await;
+        }
+    }
+
+    /// Removes segments below `number` that nobody needs here; returns how many there were.
+    pub async fn remove_segments(&self, number: u64) -> io::Result<u64> {
+        let horizon = self.lock().acceptor.removal_horizon().segment_number(self.folder.segment_size_bytes());
+        let folder = self.folder.clone();
+        let remove = move || folder.remove_below(number.min(horizon));
+        tokio::task::spawn_blocking(remove).await.map_err(io::Error::other)?
+    }
+
+    /// First byte that can be read, here or from the object store.
     pub fn first_available(&self) -> Lsn {
         self.identity.start_lsn.segment_start(self.identity.wal_segment_size_bytes.into())
     }

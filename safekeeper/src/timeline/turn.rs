@@ -73,6 +73,10 @@ impl Timeline {
                     total.undecodable.get_or_insert(reason);
                 }
                 Outcome::NoSpace { reason } => {
+                    total.no_space = Some(format!("{reason}; free disk space there"));
+                    break;
+                }
+                Outcome::NotArchived { reason } => {
                     total.no_space = Some(reason);
                     break;
                 }
@@ -157,10 +161,9 @@ impl Timeline {
         inner.out_of_space = true;
         if inner.space_lack.replace(reason.clone()).is_none() {
             self.shared.metrics.timelines_out_of_space.inc();
-            tracing::error!(timeline = %self.key, reason, "nothing more is acknowledged until there is disk space; readers go on");
+            tracing::error!(timeline = %self.key, reason, "nothing more is acknowledged until that ends; it is tried again each second; readers go on");
         }
-        let text =
-            format!("safekeeper {}: {reason}; commits wait for it; free disk space there", self.shared.me.node_id);
+        let text = format!("safekeeper {}: {reason}; commits wait for it", self.shared.me.node_id);
         let outboxes: Vec<_> = inner.connections.values().cloned().collect();
         for outbox in &outboxes {
             outbox.push(AcceptorMessage::Refused(Refused { code: RefusalCode::OutOfSpace, text: text.clone() }));

@@ -163,7 +163,7 @@ impl Node {
         let reached = async {
             loop {
                 let state = self.state(timeline).await;
-                if state[field].as_str() == Some(&value) {
+                if state[field].as_str().map_or(state[field].to_string(), str::to_owned) == value {
                     return;
                 }
                 tokio::time::sleep(Duration::from_millis(5)).await;

@@ -1,0 +1,88 @@
+//! Segments and idle tails into the object store.
+
+use std::{io, sync::Arc};
+
+use bytes::Bytes;
+use ogel_ids::Lsn;
+use ogel_object_store::StoreError;
+use quorum::ArchivedTail;
+
+use super::{Archive, ArchiveError, names};
+use crate::{disk::segments::SegmentFolder, timeline::Timeline};
+
+impl Archive {
+    /// Puts a finished, committed segment into the object store. If it is there already it must be the same bytes.
+    pub(super) async fn upload_segment(&self, timeline: &Timeline, number: u64) -> Result<(), ArchiveError> {
+        let size = timeline.folder().segment_size_bytes();
+        let _room = self.room(size).await;
+        let wal = read_local(timeline.folder(), number, size).await?;
+        let key = names::segment(timeline.key(), number, size);
+        self.put(&key, wal).await?;
+        self.metrics.uploaded_bytes.inc_by(size);
+        // They are parts of what is there now.
+        self.delete_tails(timeline, Lsn((number + 1) * size)).await;
+        Ok(())
+    }
+
+    /// Puts the end of an idle log, up to `tail.end`, into the object store unless it is there, and reads it back: `None` if what
+    /// comes back is not what is here (H5).
+    pub(super) async fn upload_tail(
+        &self,
+        timeline: &Timeline,
+        term: ogel_ids::Term,
+        end: Lsn,
+    ) -> Result<ArchivedTail, ArchiveError> {
+        let size = timeline.folder().segment_size_bytes();
+        let length = end.segment_offset(size);
+        if length == 0 {
+            return Ok(ArchivedTail { term, end, crc32c: crc32c::crc32c(&[]) });
+        }
+        let _room = self.room(2 * length).await;
+        let wal = read_local(timeline.folder(), end.segment_number(size), length).await?;
+        let key = names::tail(timeline.key(), term, end, size);
+        let there = match self.store.get(&key, size).await {
+            Ok(there) => there,
+            Err(StoreError::NotFound { .. }) => {
+                self.put(&key, wal.clone()).await?;
+                self.metrics.uploaded_bytes.inc_by(length);
+                self.store.get(&key, size).await?
+            }
+            Err(error) => return Err(error.into()),
+        };
+        if there != wal {
+            return Err(ArchiveError::Differs { key });
+        }
+        Ok(ArchivedTail { term, end, crc32c: crc32c::crc32c(&wal) })
+    }
+
+    async fn put(&self, key: &str, wal: Bytes) -> Result<(), ArchiveError> {
+        self.store.put_new(key, wal).await.map_err(|error| match error {
+            StoreError::AlreadyExists { key } => ArchiveError::Differs { key },
+            error => error.into(),
+        })
+    }
+
+    /// Deletes tails that end at or before `end` once more than they have is there. A failure costs nothing but space.
+    pub(super) async fn delete_tails(&self, timeline: &Timeline, end: Lsn) {
+        let size = timeline.folder().segment_size_bytes();
+        let deleted = async {
+            let tails = self.store.list_all(&names::tails_folder(timeline.key())).await?;
+            let old = |key: &str| names::parse_tail(key.rsplit('/').next()?, size).filter(|(_, tail)| *tail <= end);
+            self.store.delete_all(tails.into_iter().map(|object| object.key).filter(|key| old(key).is_some())).await
+        };
+        if let Err(error) = deleted.await {
+            tracing::warn!(timeline = %timeline.key(), %error, "tails that are not needed any more stay in the object store");
+        }
+    }
+}
+
+/// The first `length` bytes of a local segment.
+async fn read_local(folder: &Arc<SegmentFolder>, number: u64, length: u64) -> io::Result<Bytes> {
+    let folder = folder.clone();
+    let read = move || {
+        let mut wal = vec![0; length as usize];
+        folder.read(Lsn(number * folder.segment_size_bytes()), &mut wal)?;
+        Ok(wal.into())
+    };
+    tokio::task::spawn_blocking(read).await.map_err(io::Error::other)?
+}
