@@ -28,6 +28,11 @@ const TICK: Duration = Duration::from_millis(100);
 const ATTACH_RETRY: Duration = Duration::from_millis(20);
 /// The pageserver's progress alone wakes the walsender only when it has grown by this, or with the next tick.
 const APPLY_REPORT_BYTES: u64 = 4 << 20;
+/// While WAL keeps coming, a commit advance waits so long for an append that carries it along: three messages and as many
+/// wake-ups of safekeepers less per commit.
+const HOLD: Duration = Duration::from_millis(1);
+/// WAL keeps coming when the last but one piece is no older than this.
+const BUSY: Duration = Duration::from_millis(10);
 /// At the end: for what is queued to go out to a safekeeper.
 const LINGER: Duration = Duration::from_millis(200);
 /// Most messages taken in before answers go out.
@@ -58,6 +63,10 @@ struct Driver {
     reported: (Lsn, Lsn),
     /// An answer is due even if nothing has changed.
     report_due: bool,
+    /// When the last two pieces of WAL came.
+    wal_came: [Instant; 2],
+    /// Commit advances are held back until then.
+    held_until: Option<Instant>,
 }
 
 /// Runs until told to finish, or until the reign has ended by itself and the handle is dropped.
@@ -83,6 +92,8 @@ pub(super) async fn run(
         back_pressure: false,
         reported: (Lsn::INVALID, Lsn::INVALID),
         report_due: false,
+        wal_came: [Instant::now(); 2],
+        held_until: None,
     };
     driver.tick();
     let mut ticks = tokio::time::interval(TICK);
@@ -102,6 +113,7 @@ pub(super) async fn run(
                 Some(command) => driver.on_command(command),
             },
             Some(result) = attached.recv() => driver.on_attached(result),
+            () = until(driver.held_until) => driver.release(),
             _ = ticks.tick() => driver.tick(),
         }
         driver.report().await;
@@ -111,6 +123,13 @@ pub(super) async fn run(
     }
     for (_, link) in driver.links {
         link.close(LINGER).await;
+    }
+}
+
+async fn until(time: Option<Instant>) {
+    match time {
+        Some(time) => tokio::time::sleep_until(time.into()).await,
+        None => std::future::pending().await,
     }
 }
 
@@ -176,7 +195,11 @@ impl Driver {
         for _ in 0..BATCH {
             match message.take() {
                 None => return,
-                Some(Ok(Some(WalsenderMessage::Wal { begin, wal }))) => self.step(ProposerEvent::Wal { begin, wal }),
+                Some(Ok(Some(WalsenderMessage::Wal { begin, wal }))) => {
+                    self.wal_came = [self.wal_came[1], Instant::now()];
+                    self.step(ProposerEvent::Wal { begin, wal });
+                    self.held_until = self.held_until.filter(|_| self.links.values().any(Link::holds));
+                }
                 Some(Ok(Some(WalsenderMessage::Keepalive { reply_requested }))) => self.report_due |= reply_requested,
                 Some(Ok(None)) => return self.detach("it was ended"),
                 Some(Err(error)) => return self.detach(&error.to_string()),
@@ -270,8 +293,11 @@ impl Driver {
     fn carry_out(&mut self, action: ProposerAction) -> Option<ProposerEvent> {
         match action {
             ProposerAction::Send(node, message) => {
-                if let Some(link) = self.links.get(&node) {
-                    link.send(&message);
+                let hold = self.wal_came[0].elapsed() < BUSY;
+                if let Some(link) = self.links.get_mut(&node)
+                    && link.send(&message, hold)
+                {
+                    self.held_until.get_or_insert_with(|| Instant::now() + HOLD);
                 }
             }
             ProposerAction::Disconnect { node, reason } => {
@@ -311,6 +337,11 @@ impl Driver {
             }
         }
         None
+    }
+
+    fn release(&mut self) {
+        self.held_until = None;
+        self.links.values_mut().for_each(Link::release);
     }
 
     fn draw_candidate(&mut self) -> ProposerEvent {

@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use bytes::{BufMut, Bytes};
-use ogel_ids::{NodeId, TenantId, TimelineId};
+use ogel_ids::{Lsn, NodeId, TenantId, TimelineId};
 use ogel_pgwire::{Address, Client, ConnectOptions, CopyBothReader, CopyBothWriter, WireError};
 use quorum::{AcceptorMessage, ProposerMessage};
 use tokio::{sync::mpsc, task::JoinHandle};
@@ -45,6 +45,8 @@ pub(super) struct Link {
     pub announced: bool,
     retry_after: Duration,
     outgoing: mpsc::UnboundedSender<Bytes>,
+    /// A commit advance that the next append may carry instead.
+    held: Option<Bytes>,
     task: JoinHandle<()>,
     /// Why the last connection ended.
     pub last_error: Option<String>,
@@ -70,6 +72,7 @@ impl Link {
             announced: false,
             retry_after: RETRY_MIN,
             outgoing,
+            held: None,
             task: tokio::spawn(async {}),
             last_error: None,
             blame: None,
@@ -120,6 +123,7 @@ impl Link {
         self.connection += 1;
         let (outgoing, queue) = mpsc::unbounded_channel();
         self.outgoing = outgoing;
+        self.held = None;
         let options = ConnectOptions::new(Address::Tcp(self.safekeeper.address.clone()))
             .setting("ogel.tenant", self.tenant)
             .setting("ogel.timeline", self.timeline);
@@ -136,12 +140,39 @@ impl Link {
     }
 
     /// Queues a message; never waits. The proposer bounds what is on its way, so the queue is bounded too.
-    pub fn send(&self, message: &ProposerMessage) {
+    ///
+    /// With `hold`, a commit advance stays here until [`Link::release`]: an append that follows says the same and makes it
+    /// needless. Says whether it stayed.
+    pub fn send(&mut self, message: &ProposerMessage, hold: bool) -> bool {
+        match message {
+            ProposerMessage::Append(append) if append.begin != Lsn::INVALID => {
+                self.held = None;
+                if hold && append.wal.is_empty() {
+                    self.held = Some(message.encode());
+                    return true;
+                }
+            }
+            _ => self.release(),
+        }
         let _lost_and_reported = self.outgoing.send(message.encode());
+        false
+    }
+
+    /// Whether something is held back.
+    pub fn holds(&self) -> bool {
+        self.held.is_some()
+    }
+
+    /// Sends what was held back.
+    pub fn release(&mut self) {
+        if let Some(message) = self.held.take() {
+            let _lost_and_reported = self.outgoing.send(message);
+        }
     }
 
     /// Lets what is queued go out, for at most `limit`.
-    pub async fn close(self, limit: Duration) {
+    pub async fn close(mut self, limit: Duration) {
+        self.release();
         drop(self.outgoing);
         let mut task = self.task;
         if tokio::time::timeout(limit, &mut task).await.is_err() {
