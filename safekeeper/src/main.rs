@@ -2,16 +2,34 @@
 
 use std::process::ExitCode;
 
+use clap::Parser;
 use ogel_service::{Shutdown, config, listen, logging};
-use safekeeper::{Safekeeper, Settings};
+use safekeeper::{Safekeeper, Settings, archive::check::ArchiveCommand};
 
 fn main() -> ExitCode {
+    if std::env::args_os().nth(1).is_some_and(|argument| argument == "archive") {
+        return archive();
+    }
     let settings: Settings = config::parse_or_exit();
     match run(&settings) {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
             eprintln!("error: {error:#}");
             ExitCode::FAILURE
+        }
+    }
+}
+
+/// `safekeeper archive …`
+fn archive() -> ExitCode {
+    let command = ArchiveCommand::parse_from(std::env::args_os().skip(1));
+    let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build();
+    match runtime.map_err(anyhow::Error::from).and_then(|runtime| runtime.block_on(command.run())) {
+        Ok(true) => ExitCode::SUCCESS,
+        Ok(false) => ExitCode::FAILURE,
+        Err(error) => {
+            eprintln!("error: {error:#}");
+            ExitCode::from(2)
         }
     }
 }

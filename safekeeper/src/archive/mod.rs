@@ -14,6 +14,7 @@
 //! What must never be: an object of WAL above commit_lsn; an object that is changed; local WAL removed that is not in the object
 //! store, or that a restart would not know to be there.
 
+pub mod check;
 mod duty;
 mod fetch;
 mod jobs;
