@@ -18,4 +18,5 @@ pub mod page_service;
 pub mod pageserver;
 pub mod remote;
 pub mod template;
+pub mod tenant_config;
 pub mod timeline;

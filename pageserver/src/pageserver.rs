@@ -29,6 +29,7 @@ use crate::{
     layer::file::BlockCache,
     metrics::Metrics,
     template::Template,
+    tenant_config::TenantConfig,
     timeline::{Environment, FreezeLimits, PageCache, Timeline, run_ingest},
 };
 
@@ -139,6 +140,35 @@ impl Pageserver {
         &self.safekeepers
     }
 
+    /// Pages already made.
+    pub fn page_cache(&self) -> &PageCache {
+        &self.environment.page_cache
+    }
+
+    /// Blocks of layer files.
+    pub fn block_cache(&self) -> &BlockCache {
+        &self.environment.block_cache
+    }
+
+    /// Sets a tenant's share of the page cache, for now and after a restart.
+    pub async fn set_tenant_page_cache(&self, tenant: TenantId, page_cache_mb: Option<u32>) -> anyhow::Result<()> {
+        self.page_cache().set_budget(tenant, page_cache_mb.map(|mb| u64::from(mb) << 20))?;
+        let folder = self.tenant_folder(tenant);
+        let config = TenantConfig::new(page_cache_mb);
+        tokio::task::spawn_blocking(move || config.store(&folder)).await?
+    }
+
+    /// Applies a tenant's stored settings. What cannot be applied is said and left out: a cache is no reason not to serve.
+    fn apply_tenant_config(&self, tenant: TenantId) {
+        let applied = TenantConfig::load(&self.tenant_folder(tenant)).and_then(|config| {
+            let budget_bytes = config.page_cache_mb.map(|mb| u64::from(mb) << 20);
+            if budget_bytes.is_some() { Ok(self.page_cache().set_budget(tenant, budget_bytes)?) } else { Ok(()) }
+        });
+        if let Err(error) = applied {
+            tracing::warn!(%tenant, error = format!("{error:#}"), "the tenant's settings are not applied");
+        }
+    }
+
     /// All timelines.
     pub fn timelines(&self) -> BTreeMap<(TenantId, TimelineId), TimelineSlot> {
         self.timelines.read().clone()
@@ -191,8 +221,12 @@ impl Pageserver {
         self.ingests.lock().await.spawn(ingest);
     }
 
+    fn tenant_folder(&self, tenant: TenantId) -> PathBuf {
+        self.folder.path().join("tenants").join(tenant.to_string())
+    }
+
     fn timelines_folder(&self, tenant: TenantId) -> PathBuf {
-        self.folder.path().join("tenants").join(tenant.to_string()).join("timelines")
+        self.tenant_folder(tenant).join("timelines")
     }
 }
 

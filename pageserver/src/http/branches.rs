@@ -1,7 +1,7 @@
 //! Branches and time over HTTP.
 
 use axum::{
-    Json, Router,
+    Json,
     extract::{Path, Query, State, rejection::QueryRejection},
     routing::get,
 };
@@ -9,15 +9,15 @@ use ogel_service::http::ApiError;
 use serde::Deserialize;
 use serde_json::{Value, json};
 
-use super::{Server, find};
+use super::{Routes, Server, find};
 use crate::branch::{
     Timestamp,
     commit_index::Position,
     point::{self, Point, PointError},
 };
 
-pub(super) fn routes() -> Router<std::sync::Arc<crate::pageserver::Pageserver>> {
-    Router::new().route("/v1/tenant/{tenant}/timeline/{timeline}/lsn_by_time", get(lsn_by_time))
+pub(super) fn routes() -> Routes {
+    Routes::default().route("/v1/tenant/{tenant}/timeline/{timeline}/lsn_by_time", get(lsn_by_time))
 }
 
 #[derive(Deserialize)]

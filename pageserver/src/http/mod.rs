@@ -1,37 +1,65 @@
-//! The HTTP side (`docs/protocols.md` §6).
+//! The HTTP side (`docs/protocols.md` §6, `openapi.json`).
+//!
+//! - `timelines`: create, show, list, checkpoint. - `layers`: what a timeline is stored in. - `pages`: what it says, page by page.
+//! - `tenants`: tenants and memory budgets. - `branches`: branches and time. - `routes`: the table of all paths.
 
 mod branches;
+mod layers;
+mod pages;
+mod routes;
+mod tenants;
+mod timelines;
 
 use std::sync::Arc;
 
 use axum::{
     Json, Router,
     body::Bytes,
-    extract::{Path, State},
-    http::{StatusCode, header},
-    response::{IntoResponse, Response},
+    extract::{Query, State, rejection::QueryRejection},
+    http::header,
+    response::IntoResponse,
     routing::get,
 };
-use ogel_ids::{TenantId, TimelineId};
+use ogel_ids::{Lsn, TenantId, TimelineId};
 use ogel_service::http::ApiError;
-use serde::Deserialize;
+use serde::de::DeserializeOwned;
 use serde_json::{Value, json};
+
+use routes::Routes;
 
 use crate::{
     pageserver::{Pageserver, TimelineSlot, TimelineUnavailable},
-    timeline::Timeline,
+    timeline::{ReadError, Timeline},
 };
 
 type Server = State<Arc<Pageserver>>;
 
+/// The interface for programs.
+const OPENAPI: &str = include_str!("openapi.json");
+
 /// The service's own routes.
 pub fn routes(pageserver: Arc<Pageserver>) -> Router {
-    Router::new()
+    table().into_router().with_state(pageserver)
+}
+
+/// All paths, as [`routes`] serves them.
+pub fn paths() -> Vec<&'static str> {
+    table().paths
+}
+
+fn table() -> Routes {
+    Routes::default()
         .route("/v1/status", get(status))
-        .route("/v1/tenant/{tenant}/timeline/{timeline}", get(show).put(create))
-        .route("/v1/tenant/{tenant}/timeline/{timeline}/wal_prefix", get(wal_prefix))
+        .route("/v1/openapi.json", get(openapi))
+        .merge(tenants::routes())
+        .merge(timelines::routes())
+        .merge(layers::routes())
+        .merge(pages::routes())
         .merge(branches::routes())
-        .with_state(pageserver)
+}
+
+async fn openapi() -> impl IntoResponse {
+    ([(header::CONTENT_TYPE, "application/json")], OPENAPI)
 }
 
 async fn status(State(pageserver): Server) -> Json<Value> {
@@ -55,10 +83,14 @@ fn state_of(slot: &TimelineSlot) -> &'static str {
     }
 }
 
+const IDS: &str = "ids are 32 hexadecimal digits";
+
+fn tenant_id(text: &str) -> Result<TenantId, ApiError> {
+    text.parse().map_err(|error| ApiError::bad_request(error, IDS))
+}
+
 fn ids(tenant: &str, timeline: &str) -> Result<(TenantId, TimelineId), ApiError> {
-    let next = "ids are 32 hexadecimal digits";
-    let tenant = tenant.parse().map_err(|error| ApiError::bad_request(error, next))?;
-    Ok((tenant, timeline.parse().map_err(|error| ApiError::bad_request(error, next))?))
+    Ok((tenant_id(tenant)?, timeline.parse().map_err(|error| ApiError::bad_request(error, IDS))?))
 }
 
 fn find(pageserver: &Pageserver, tenant: &str, timeline: &str) -> Result<Arc<Timeline>, ApiError> {
@@ -71,77 +103,39 @@ fn find(pageserver: &Pageserver, tenant: &str, timeline: &str) -> Result<Arc<Tim
     })
 }
 
-async fn show(
-    State(pageserver): Server,
-    Path((tenant, timeline)): Path<(String, String)>,
-) -> Result<Json<Value>, ApiError> {
-    let (tenant_id, timeline_id) = ids(&tenant, &timeline)?;
-    if let Some(TimelineSlot::Broken(error)) = pageserver.timelines().get(&(tenant_id, timeline_id)) {
-        return Ok(Json(json!({"state": "broken", "error": &**error})));
+/// The fields of a query, or what is wrong with it.
+fn query<T>(query: Result<Query<T>, QueryRejection>, next: &str) -> Result<T, ApiError> {
+    query.map(|Query(fields)| fields).map_err(|error| ApiError::bad_request(error.body_text(), next))
+}
+
+/// A JSON body, or what is wrong with it.
+fn body<T: DeserializeOwned>(body: &Bytes, next: &str) -> Result<T, ApiError> {
+    serde_json::from_slice(body).map_err(|error| ApiError::bad_request(error, next))
+}
+
+/// Where to read: the newest record, or what was asked for when that can be had.
+fn position(timeline: &Timeline, asked: Option<Lsn>) -> Result<Lsn, ApiError> {
+    let newest = timeline.last_record_lsn();
+    match asked {
+        None => Ok(newest),
+        Some(lsn) if lsn > newest => {
+            let error = format!("{lsn} has not been ingested, {newest} is the newest position");
+            Err(ApiError::conflict(error, "leave lsn out to read at the newest"))
+        }
+        Some(lsn) if lsn < timeline.start_lsn => {
+            let error = format!("the history of the timeline begins at {}, {lsn} lies before it", timeline.start_lsn);
+            Err(ApiError::conflict(error, "take a later position"))
+        }
+        Some(lsn) => Ok(lsn),
     }
-    let timeline = find(&pageserver, &tenant, &timeline)?;
-    let (head, ingest, damaged) = (timeline.head(), timeline.ingest_status(), timeline.damaged_pages());
-    Ok(Json(json!({
-        "state": if ingest.stopped { "stopped" } else { "active" },
-        "start_lsn": timeline.start_lsn,
-        "last_record_lsn": head.lsn,
-        "prev_record_lsn": head.state.prev_record_lsn,
-        "clean_shutdown": head.state.clean_shutdown,
-        "disk_consistent_lsn": timeline.disk_consistent_lsn(),
-        "remote_consistent_lsn": timeline.remote_consistent_lsn(),
-        "commit_lsn": ingest.commit_lsn,
-        "safekeeper": ingest.safekeeper,
-        "term_history": &timeline.term_history()[..],
-        "logical_size_bytes": timeline.logical_size_bytes(),
-        "system_identifier": timeline.system_identifier.to_string(),
-        "pg_version_num": timeline.pg_version_num,
-        "wal_segment_size": timeline.wal_segment_size,
-        "layers": timeline.layer_summary(),
-        "damaged_pages": damaged.named.len() as u64 + damaged.unnamed,
-        "damaged": damaged.named,
-        "error": ingest.error,
-    })))
 }
 
-#[derive(Deserialize)]
-#[serde(deny_unknown_fields)]
-struct CreateRequest {
-    source: String,
-}
-
-async fn create(
-    State(pageserver): Server,
-    Path((tenant, timeline)): Path<(String, String)>,
-    body: Bytes,
-) -> Result<Response, ApiError> {
-    let (tenant, id) = ids(&tenant, &timeline)?;
-    let next = r#"send {"source": "template"}"#;
-    let request: CreateRequest = serde_json::from_slice(&body).map_err(|error| ApiError::bad_request(error, next))?;
-    if request.source != "template" {
-        return Err(ApiError::bad_request(format!("source {:?} is not known", request.source), next));
+/// Reads where waiting for the disk hinders nobody.
+async fn read<T: Send + 'static>(read: impl FnOnce() -> Result<T, ReadError> + Send + 'static) -> Result<T, ApiError> {
+    let done = tokio::task::spawn_blocking(read).await;
+    match done.map_err(|error| ApiError::internal(format!("the read failed: {error}"), "report this"))? {
+        Ok(value) => Ok(value),
+        Err(error @ ReadError::AncestorBehind { .. }) => Err(ApiError::unavailable(error, "try again in a moment")),
+        Err(error) => Err(ApiError::internal(error, "see the timeline's \"damaged\" in its status")),
     }
-    let (timeline, created) = pageserver.create(tenant, id).await.map_err(|error| {
-        ApiError::conflict(format!("{error:#}"), "mend what it names, then send the same request again")
-    })?;
-    let answer = json!({
-        "system_identifier": timeline.system_identifier.to_string(),
-        "pg_version_num": timeline.pg_version_num,
-        "wal_segment_size": timeline.wal_segment_size,
-        "start_lsn": timeline.start_lsn,
-    });
-    let status = if created { StatusCode::CREATED } else { StatusCode::OK };
-    Ok((status, Json(answer)).into_response())
-}
-
-async fn wal_prefix(
-    State(pageserver): Server,
-    Path((tenant, timeline)): Path<(String, String)>,
-) -> Result<Response, ApiError> {
-    let timeline = find(&pageserver, &tenant, &timeline)?;
-    let bytes = tokio::task::spawn_blocking(move || timeline.wal_prefix())
-        .await
-        .map_err(std::io::Error::other)
-        .and_then(|result| result)
-        .map_err(|error| ApiError::internal(format!("the WAL prefix cannot be read: {error}"), "check the disk"))?;
-    Ok(([(header::CONTENT_TYPE, "application/octet-stream")], bytes).into_response())
 }

@@ -272,7 +272,7 @@ pub(super) mod tests {
             change(&mut manifest);
             Manifest::decode(&manifest.encode()).unwrap_err().to_string()
         };
-        let undescribed = spoil(|manifest| drop(manifest.layers.pop_last()));
+        let undescribed = spoil(|manifest| _ = manifest.layers.pop_last());
         assert!(undescribed.contains("is not described"), "{undescribed}");
         let unused = spoil(|manifest| {
             let last = manifest.layers.last_entry().unwrap().get().clone();

@@ -169,6 +169,7 @@ impl Pageserver {
             return Ok(store.clone());
         }
         let store = TenantStore::attach(&self.store, tenant, self.node_id, Insistence::IfOurs).await?;
+        self.apply_tenant_config(tenant);
         Ok(claimed.insert(store).clone())
     }
 

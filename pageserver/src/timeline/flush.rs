@@ -34,6 +34,7 @@ impl Timeline {
             && (size_bytes >= limits.size_bytes
                 || wal_bytes >= limits.wal_bytes
                 || open.opened.elapsed() >= limits.age
+                || self.checkpoint_request.take()
                 || (crowded && size_bytes >= limits.size_bytes / 16))
     }
 

@@ -10,6 +10,7 @@
 //! Positions: `start_lsn ≤ disk_consistent_lsn ≤ last_record_lsn`. Readers read at or below `last_record_lsn`, which advances only after
 //! everything of the record is in the open layer.
 
+mod checkpoint;
 mod effects;
 mod flush;
 mod image_requests;
@@ -39,6 +40,8 @@ use ogel_service::Shutdown;
 use parking_lot::{Mutex, RwLock};
 use tokio::sync::watch;
 
+pub use checkpoint::CheckpointError;
+use checkpoint::CheckpointRequest;
 pub use effects::EffectWriter;
 pub use image_requests::ImageRequests;
 pub use ingest::{IngestStatus, run as run_ingest};
@@ -53,7 +56,13 @@ use waiters::Waiters;
 
 use crate::{
     keyspace::Key,
-    layer::{Io, file::BlockCache, map::LayerMap, memory::MemoryLayer},
+    layer::{
+        Io,
+        desc::LayerName,
+        file::{BlockCache, LayerKind},
+        map::LayerMap,
+        memory::MemoryLayer,
+    },
     manifest::{Edit, Manifest, TermStart},
     remote::TimelineStore,
 };
@@ -134,6 +143,7 @@ pub struct Timeline {
     environment: Arc<Environment>,
     /// Its pages in the page cache.
     pages: TimelinePages,
+    checkpoint_request: CheckpointRequest,
     /// Pages that were dear to read.
     pub image_requests: ImageRequests,
     layers: RwLock<Arc<LayerMap>>,
@@ -219,6 +229,7 @@ impl Timeline {
             ancestor,
             folder: folder.to_owned(),
             pages: environment.page_cache.timeline(manifest.tenant),
+            checkpoint_request: CheckpointRequest::default(),
             image_requests: ImageRequests::default(),
             environment,
             layers: RwLock::new(Arc::new(layers)),
@@ -444,6 +455,27 @@ fn newest_state(lineage: Lineage<'_>, at: Lsn) -> anyhow::Result<Option<(Lsn, Ru
     }
 }
 
+/// One layer.
+#[derive(Debug, Clone, serde::Serialize)]
+pub struct LayerInfo {
+    /// `memory`, `local` (a file here) or `remote` (in the object store only).
+    pub place: &'static str,
+    /// Of the file.
+    pub name: Option<LayerName>,
+    /// Of the file.
+    pub kind: Option<LayerKind>,
+    /// Its LSN range.
+    pub start_lsn: Lsn,
+    /// `None` while it grows.
+    pub end_lsn: Option<Lsn>,
+    /// Its key range, hexadecimal; layers in memory hold all keys.
+    pub start_key: Option<String>,
+    /// Its key range, hexadecimal.
+    pub end_key: Option<String>,
+    /// Of the file, or memory.
+    pub size_bytes: u64,
+}
+
 /// Layers in numbers.
 #[derive(Debug, Clone, Copy, serde::Serialize)]
 pub struct LayerSummary {
@@ -474,5 +506,31 @@ impl Timeline {
             frozen: layers.frozen.len(),
             open_bytes: layers.open.size_bytes(),
         }
+    }
+
+    /// Every layer, newest first.
+    pub fn layer_list(&self) -> Vec<LayerInfo> {
+        let layers = self.pin_layers();
+        let memory = std::iter::once(&layers.open).chain(&layers.frozen).map(|layer| LayerInfo {
+            place: "memory",
+            name: None,
+            kind: None,
+            start_lsn: layer.start,
+            end_lsn: layer.sealed().map(|sealed| sealed.end),
+            start_key: None,
+            end_key: None,
+            size_bytes: layer.size_bytes() as u64,
+        });
+        let files = layers.files().into_iter().map(|file| LayerInfo {
+            place: "local",
+            name: Some(file.desc.name),
+            kind: Some(file.desc.kind),
+            start_lsn: file.desc.lsns.start,
+            end_lsn: Some(file.desc.lsns.end),
+            start_key: Some(file.desc.keys.start.to_string()),
+            end_key: Some(file.desc.keys.end.to_string()),
+            size_bytes: file.desc.size_bytes,
+        });
+        memory.chain(files).collect()
     }
 }

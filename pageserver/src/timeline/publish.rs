@@ -64,6 +64,7 @@ impl Timeline {
             });
         }
         self.disk_consistent_lsn.store(updated.disk_consistent_lsn.0, Ordering::Release);
+        self.checkpoint_request.flushed();
         *manifest = updated;
         Ok(self.store.publish(edit, &manifest, files.iter().map(upload).collect(), &dead))
     }

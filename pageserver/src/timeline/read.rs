@@ -96,12 +96,16 @@ impl Timeline {
     /// Sizes of all forks of a database, in one tablespace or (0) in all.
     pub fn relations(&self, spc: u32, db: u32, at: Lsn, io: Io) -> Result<Vec<(RelFork, u32)>, ReadError> {
         let range = if spc == 0 { KeyRange::all_rel_sizes() } else { KeyRange::database_sizes(spc, db) };
+        let mut sizes = self.relation_sizes(range, at, io)?;
+        sizes.retain(|(rel, _)| rel.rel.db == db);
+        Ok(sizes)
+    }
+
+    /// Sizes of all forks in a range of their keys.
+    pub fn relation_sizes(&self, range: KeyRange, at: Lsn, io: Io) -> Result<Vec<(RelFork, u32)>, ReadError> {
         let sizes = self.scan(range, at, io)?;
-        sizes
-            .iter()
-            .filter_map(|(key, value)| key.as_rel_size().filter(|rel| rel.rel.db == db).map(|rel| (rel, key, value)))
-            .map(|(rel, key, value)| Ok((rel, number_value(key, value)?)))
-            .collect()
+        let known = sizes.iter().filter_map(|(key, value)| Some((key.as_rel_size()?, key, value)));
+        known.map(|(rel, key, value)| Ok((rel, number_value(key, value)?))).collect()
     }
 
     /// Bytes of all relations of a database, in one tablespace or (0) in all.

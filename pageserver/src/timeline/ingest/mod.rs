@@ -192,6 +192,7 @@ impl Follower<'_> {
                     });
                     self.writer.flush().await?;
                 }
+                () = self.timeline.checkpoint_request.asked() => {}
                 _ = tick.tick() => {
                     self.check_progress()?;
                     self.send_feedback().await?;
