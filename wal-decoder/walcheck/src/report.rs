@@ -110,16 +110,24 @@ impl Report {
         }
     }
 
-    /// Record kinds that change pages and of which no page was compared (of some kinds PostgreSQL always logs the images), and kinds that
-    /// change none and of which there was no record.
+    /// Record kinds that change pages and of which no page was compared; of some kinds PostgreSQL always logs the images.
+    pub fn unreached_page_kinds(&self) -> impl Iterator<Item = String> {
+        self.without(page_changing_kinds(), |counts| counts.compared + counts.images)
+    }
+
+    /// These, and kinds that change no page and of which there was no record.
     pub fn unreached(&self) -> Vec<String> {
-        let unreached = |(rmid, info), how_often: fn(&Counts) -> u64| {
-            let kind = kind_name(rmid, info);
-            if self.kinds.get(&kind).is_some_and(|counts| how_often(counts) > 0) { None } else { Some(kind) }
-        };
-        let of_pages =
-            page_changing_kinds().filter_map(|kind| unreached(kind, |counts| counts.compared + counts.images));
-        of_pages.chain(metadata_kinds().filter_map(|kind| unreached(kind, |counts| counts.records))).collect()
+        self.unreached_page_kinds().chain(self.without(metadata_kinds(), |counts| counts.records)).collect()
+    }
+
+    fn without(
+        &self,
+        kinds: impl Iterator<Item = (u8, u8)>,
+        how_often: fn(&Counts) -> u64,
+    ) -> impl Iterator<Item = String> {
+        kinds
+            .map(|(rmid, info)| kind_name(rmid, info))
+            .filter(move |kind| self.kinds.get(kind).is_none_or(|counts| how_often(counts) == 0))
     }
 }
 

@@ -16,11 +16,8 @@ fn checker() -> Checker {
 
 fn assert_equal_and_reached(report: &Report, managers: &[&str]) {
     assert_eq!((report.difference_count, report.not_implemented), (0, 0), "{report}");
-    let unreached: Vec<_> = report
-        .unreached()
-        .into_iter()
-        .filter(|kind| managers.iter().any(|manager| kind.starts_with(manager)))
-        .collect();
+    let unreached: Vec<_> =
+        report.unreached_page_kinds().filter(|kind| managers.iter().any(|manager| kind.starts_with(manager))).collect();
     assert!(unreached.is_empty(), "no page was compared after {unreached:?}");
 }
 
@@ -45,8 +42,7 @@ fn index_pages_are_what_postgresql_made_of_them() {
     let elsewhere = ["Hash/MOVE_PAGE_CONTENTS", "Gin/DELETE_PAGE", "BRIN/UPDATE"];
     let managers = ["Hash", "Gin", "Gist", "SPGist", "BRIN", "Generic"];
     let unreached: Vec<_> = report
-        .unreached()
-        .into_iter()
+        .unreached_page_kinds()
         .filter(|kind| managers.iter().any(|manager| kind.starts_with(manager)) && !elsewhere.contains(&kind.as_str()))
         .collect();
     assert!(unreached.is_empty(), "no page was compared after {unreached:?}");
