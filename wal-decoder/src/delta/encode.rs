@@ -18,18 +18,32 @@ fn varint(out: &mut Vec<u8>, mut value: usize) {
 
 /// A record as seen by `page`, one of its blocks. `main_data` is what redo reads of the record's main data: two pieces that are joined.
 pub fn encode_record(out: &mut Vec<u8>, record: &ParsedRecord<'_>, page: &BlockRef, main_data: (&[u8], &[u8])) {
-    start(out, kind::RECORD);
-    out.extend_from_slice(&[record.rmid, record.rmgr_info()]);
-    out.extend_from_slice(&record.xid.to_le_bytes());
-    out.extend_from_slice(&[page.id, record.blocks().len() as u8]);
+    let [xid_0, xid_1, xid_2, xid_3] = record.xid.to_le_bytes();
+    let count = record.blocks().len() as u8;
+    out.clear();
+    out.extend_from_slice(&[
+        DELTA_VERSION,
+        kind::RECORD,
+        record.rmid,
+        record.rmgr_info(),
+        xid_0,
+        xid_1,
+        xid_2,
+        xid_3,
+        page.id,
+        count,
+    ]);
     for block in record.blocks() {
         let applies = if block.image().is_some_and(|image| image.apply) { FLAG_SAME_REL } else { 0 };
-        out.extend_from_slice(&[block.id, block.fork_flags & !FLAG_SAME_REL | applies]);
-        out.extend_from_slice(&block.block.to_le_bytes());
+        let [block_0, block_1, block_2, block_3] = block.block.to_le_bytes();
+        let flags = block.fork_flags & !FLAG_SAME_REL | applies;
+        out.extend_from_slice(&[block.id, flags, block_0, block_1, block_2, block_3]);
     }
     varint(out, main_data.0.len() + main_data.1.len());
     out.extend_from_slice(main_data.0);
-    out.extend_from_slice(main_data.1);
+    if !main_data.1.is_empty() {
+        out.extend_from_slice(main_data.1);
+    }
     out.extend_from_slice(record.block_data(page));
 }
 

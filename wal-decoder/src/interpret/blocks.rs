@@ -32,8 +32,8 @@ impl Scratch {
         if let Some(image) = block.applied_image() {
             return self.image(context, block, &image, sink);
         }
-        let main_data = data_for_redo(&context.record)?;
-        delta::encode_record(&mut self.delta, &context.record, block, main_data);
+        let main_data = data_for_redo(context.record)?;
+        delta::encode_record(&mut self.delta, context.record, block, main_data);
         let version = Version::Delta { bytes: &self.delta, will_init: block.will_init() };
         sink.effect(Effect::Page { rel: block.rel, block: block.block, version, only_existing: false });
         Ok(())

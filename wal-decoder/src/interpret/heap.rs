@@ -40,7 +40,7 @@ impl Cleared {
 
 impl Interpreter {
     pub(super) fn heap(&mut self, context: &Context<'_>, sink: &mut dyn EffectSink) -> Outcome {
-        let record = &context.record;
+        let record = context.record;
         use rmgr::heap2;
         if record.rmid == rmgr::HEAP2 {
             match record.rmgr_info() & heap2::OPMASK {

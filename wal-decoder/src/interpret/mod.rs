@@ -49,7 +49,7 @@ struct Scratch {
 
 /// A record and where it is.
 struct Context<'a> {
-    record: ParsedRecord<'a>,
+    record: &'a ParsedRecord<'a>,
     start: Lsn,
     end: Lsn,
 }
@@ -76,14 +76,16 @@ impl Interpreter {
         bytes: &[u8],
         sink: &mut dyn EffectSink,
     ) -> Result<(), InterpretError> {
-        let (info, rmid) = (bytes.get(16).copied().unwrap_or(0), bytes.get(17).copied().unwrap_or(0));
-        let fail = |kind| InterpretError { start, rmid, info, kind };
-        let record = ParsedRecord::parse(bytes).map_err(|error| fail(InterpretErrorKind::Record(error)))?;
-        self.dispatch(&Context { record, start, end }, sink).map_err(fail)
+        let mut record = ParsedRecord::empty();
+        let parsed = record.fill(bytes).map_err(InterpretErrorKind::Record);
+        parsed.and_then(|()| self.dispatch(&Context { record: &record, start, end }, sink)).map_err(|kind| {
+            let header = |at: usize| bytes.get(at).copied().unwrap_or(0);
+            InterpretError { start, rmid: header(17), info: header(16), kind }
+        })
     }
 
     fn dispatch(&mut self, context: &Context<'_>, sink: &mut dyn EffectSink) -> Outcome {
-        let record = &context.record;
+        let record = context.record;
         self.state.advance_past_xid(record.xid);
         self.state.advance_past_xid(record.toplevel_xid.unwrap_or(0));
         let info = record.rmgr_info();

@@ -71,7 +71,7 @@ impl<'a> Completion<'a> {
 
 impl Interpreter {
     pub(super) fn xact(&mut self, context: &Context<'_>, sink: &mut dyn EffectSink) -> Outcome {
-        let record = &context.record;
+        let record = context.record;
         match record.rmgr_info() & xact::OPMASK {
             xact::COMMIT => self.complete(context, record.xid, COMMITTED, sink),
             xact::ABORT => self.complete(context, record.xid, ABORTED, sink),

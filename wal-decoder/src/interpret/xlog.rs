@@ -12,7 +12,7 @@ use crate::{
 
 impl Interpreter {
     pub(super) fn xlog(&mut self, context: &Context<'_>, sink: &mut dyn EffectSink) -> Outcome {
-        let record = &context.record;
+        let record = context.record;
         let info = record.rmgr_info();
         if matches!(info, xlog::FPI | xlog::FPI_FOR_HINT) {
             return self.page_images(context, info == xlog::FPI, sink);

@@ -116,6 +116,24 @@ pub struct ParsedRecord<'a> {
 }
 
 impl<'a> ParsedRecord<'a> {
+    /// To be filled.
+    #[inline]
+    pub(crate) const fn empty() -> Self {
+        ParsedRecord {
+            xid: 0,
+            prev: Lsn::INVALID,
+            info: 0,
+            rmid: 0,
+            origin: None,
+            toplevel_xid: None,
+            main_data: &[],
+            bytes: &[],
+            blocks: [BlockRef::EMPTY; USUAL_BLOCKS],
+            block_count: 0,
+            many_blocks: Vec::new(),
+        }
+    }
+
     /// The four bits of `xl_info` that belong to the resource manager.
     pub const fn rmgr_info(&self) -> u8 {
         self.info & 0xf0

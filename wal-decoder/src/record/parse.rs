@@ -2,7 +2,7 @@
 
 use super::{
     BlockRef, FLAG_HAS_DATA, FLAG_HAS_IMAGE, FLAG_SAME_REL, FORK_MASK, HEADER_SIZE, ImageRef, MAX_BLOCKS,
-    MAX_RECORD_SIZE, ParsedRecord, USUAL_BLOCKS,
+    MAX_RECORD_SIZE, ParsedRecord,
 };
 use crate::{
     byte_reader::{ByteReader, ShortInput},
@@ -63,28 +63,23 @@ const COMPRESSED: u8 = image::COMPRESS_PGLZ | image::COMPRESS_LZ4 | image::COMPR
 impl<'a> ParsedRecord<'a> {
     /// Takes a whole record apart. Checks every length, not the checksum: [`crate::stream`] did that.
     pub fn parse(bytes: &'a [u8]) -> Result<Self, RecordError> {
+        let mut record = Self::empty();
+        record.fill(bytes)?;
+        Ok(record)
+    }
+
+    /// Makes a new, empty record that of `bytes`, where it is: moving one costs as much as parsing it.
+    #[inline]
+    pub(crate) fn fill(&mut self, bytes: &'a [u8]) -> Result<(), RecordError> {
         let mut reader = ByteReader::new(bytes);
         let said = reader.u32()?;
         if said as usize != bytes.len() || bytes.len() < HEADER_SIZE || said > MAX_RECORD_SIZE {
             return Err(RecordError::Length { said, got: bytes.len() });
         }
-        let (xid, prev, info, rmid) = (reader.u32()?, Lsn(reader.u64()?), reader.u8()?, reader.u8()?);
+        (self.xid, self.prev, self.info, self.rmid) = (reader.u32()?, Lsn(reader.u64()?), reader.u8()?, reader.u8()?);
         reader.skip(6)?;
-        let mut record = ParsedRecord {
-            xid,
-            prev,
-            info,
-            rmid,
-            origin: None,
-            toplevel_xid: None,
-            main_data: &[],
-            bytes,
-            blocks: [BlockRef::EMPTY; USUAL_BLOCKS],
-            block_count: 0,
-            many_blocks: Vec::new(),
-        };
-        record.parse_parts(reader)?;
-        Ok(record)
+        self.bytes = bytes;
+        self.parse_parts(reader)
     }
 
     fn parse_parts(&mut self, mut reader: ByteReader<'a>) -> Result<(), RecordError> {
@@ -131,6 +126,7 @@ impl<'a> ParsedRecord<'a> {
     }
 }
 
+#[inline]
 fn parse_block(reader: &mut ByteReader<'_>, id: u8, last_rel: &mut Option<Rel>) -> Result<BlockRef, RecordError> {
     let fork_flags = reader.u8()?;
     let data_length = reader.u16()?;

@@ -40,13 +40,12 @@ const METADATA_END: usize = HEADER_SIZE + 16;
 const POINTER_SIZE: usize = 6;
 const POINTERS_PER_PAGE: usize = (SPECIAL - HEADER_SIZE) / POINTER_SIZE;
 
+const WRONG_PAGE: &str = "it is not a page of a BRIN index";
+
 pub(super) fn redo(page: &mut Page, change: &Change<'_>) -> Result<(), Fault> {
-    let page = &mut Slotted::new(page);
     let record = &change.record;
     let mut fields = ByteReader::new(record.main_data);
-    if !record.page().will_init() {
-        check(page)?;
-    }
+    let page = &mut change.index_page(page, SPECIAL, WRONG_PAGE)?;
     match (record.info & op::MASK, record.page_block_id) {
         (op::CREATE_INDEX, 0) => create(page, fields.u32()?, fields.u16()?),
         (op::UPDATE, 2) => page.delete_keeping_numbers(fields.u16()?),
@@ -83,11 +82,6 @@ pub(super) fn redo(page: &mut Page, change: &Change<'_>) -> Result<(), Fault> {
         (op::CREATE_INDEX..=op::DESUMMARIZE, _) => change.unknown_block(),
         _ => Err(Fault::NotImplemented),
     }
-}
-
-fn check(page: &Slotted<'_>) -> Result<(), Fault> {
-    page.check_header()?;
-    if page.special() == SPECIAL { Ok(()) } else { Err(Fault::Page("it is not a page of a BRIN index")) }
 }
 
 fn init(page: &mut Slotted<'_>, kind: u16) {

@@ -80,8 +80,7 @@ pub(super) fn redo(page: &mut Page, change: &Change<'_>) -> Result<(), Fault> {
 
 /// An existing page must have the special area of a B-tree page before it is read or changed.
 fn check(page: &Slotted<'_>) -> Result<(), Fault> {
-    page.check_header()?;
-    if page.special() == SPECIAL { Ok(()) } else { Err(Fault::Page("it is not a B-tree page")) }
+    page.check_special(SPECIAL, "it is not a B-tree page")
 }
 
 /// Fields of the special area.

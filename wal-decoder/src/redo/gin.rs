@@ -55,12 +55,11 @@ const CONTENT: usize = HEADER_SIZE + 8;
 const POSTING_ITEM_SIZE: usize = 10;
 const NONE: u32 = u32::MAX;
 
+const WRONG_PAGE: &str = "it is not a page of a GIN index";
+
 pub(super) fn redo(page: &mut Page, change: &Change<'_>) -> Result<(), Fault> {
-    let page = &mut Slotted::new(page);
     let record = &change.record;
-    if !record.page().will_init() {
-        check(page)?;
-    }
+    let page = &mut change.index_page(page, SPECIAL, WRONG_PAGE)?;
     match (record.info, record.page_block_id) {
         (op::CREATE_POSTING_TREE, 0) => create_posting_tree(page, record.main_data),
         (op::INSERT, 0) => insert(page, change),
@@ -84,11 +83,6 @@ pub(super) fn redo(page: &mut Page, change: &Change<'_>) -> Result<(), Fault> {
         (op::VACUUM_PAGE, _) => Err(Fault::Record("it has no image of its page")),
         _ => Err(Fault::NotImplemented),
     }
-}
-
-fn check(page: &Slotted<'_>) -> Result<(), Fault> {
-    page.check_header()?;
-    if page.special() == SPECIAL { Ok(()) } else { Err(Fault::Page("it is not a page of a GIN index")) }
 }
 
 fn init(page: &mut Slotted<'_>, flags: u16) {

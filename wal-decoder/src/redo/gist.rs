@@ -37,12 +37,11 @@ const HAS_GARBAGE: u16 = 1 << 4;
 const ROOT_BLOCK: u32 = 0;
 const NONE: u32 = u32::MAX;
 
+const WRONG_PAGE: &str = "it is not a page of a GiST index";
+
 pub(super) fn redo(page: &mut Page, change: &Change<'_>, end: u64) -> Result<(), Fault> {
-    let page = &mut Slotted::new(page);
     let record = &change.record;
-    if !record.page().will_init() {
-        check(page)?;
-    }
+    let page = &mut change.index_page(page, SPECIAL, WRONG_PAGE)?;
     match (record.info, record.page_block_id) {
         (op::PAGE_UPDATE, 0) => update(page, change),
         (op::PAGE_UPDATE, 1) | (op::PAGE_SPLIT, 0) => {
@@ -55,11 +54,6 @@ pub(super) fn redo(page: &mut Page, change: &Change<'_>, end: u64) -> Result<(),
         (op::PAGE_UPDATE | op::DELETE, _) => change.unknown_block(),
         _ => Err(Fault::NotImplemented),
     }
-}
-
-fn check(page: &Slotted<'_>) -> Result<(), Fault> {
-    page.check_header()?;
-    if page.special() == SPECIAL { Ok(()) } else { Err(Fault::Page("it is not a page of a GiST index")) }
 }
 
 fn change_flags(page: &mut Slotted<'_>, clear: u16, set: u16) {
@@ -80,7 +74,9 @@ fn clear_follow_right(page: &mut Slotted<'_>, end: u64) {
 /// PostgreSQL completes a split's left half after it has logged the page's image, so an image that replaces the page still lacks that.
 pub(super) fn finish_image(page: &mut Page, info: u8, block_id: u8, end: u64) {
     let page = &mut Slotted::new(page);
-    if matches!((info, block_id), (op::PAGE_UPDATE, 1) | (op::PAGE_SPLIT, 0)) && check(page).is_ok() {
+    if matches!((info, block_id), (op::PAGE_UPDATE, 1) | (op::PAGE_SPLIT, 0))
+        && page.check_special(SPECIAL, WRONG_PAGE).is_ok()
+    {
         clear_follow_right(page, end);
     }
 }

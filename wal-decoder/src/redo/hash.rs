@@ -70,12 +70,11 @@ mod meta {
     pub const MAX_BITMAPS: usize = 1024;
 }
 
+const WRONG_PAGE: &str = "it is not a page of a hash index";
+
 pub(super) fn redo(page: &mut Page, change: &Change<'_>) -> Result<(), Fault> {
-    let page = &mut Slotted::new(page);
     let record = &change.record;
-    if !record.page().will_init() {
-        check(page)?;
-    }
+    let page = &mut change.index_page(page, SPECIAL, WRONG_PAGE)?;
     match (record.info, record.page_block_id) {
         (op::INIT_META_PAGE, 0) => init_metapage(page, record.main_data),
         (op::INIT_BITMAP_PAGE, 0) | (op::ADD_OVERFLOW_PAGE, 3) => {
@@ -124,11 +123,6 @@ pub(super) fn redo(page: &mut Page, change: &Change<'_>) -> Result<(), Fault> {
         // SPLIT_PAGE is always an image.
         _ => Err(Fault::NotImplemented),
     }
-}
-
-fn check(page: &Slotted<'_>) -> Result<(), Fault> {
-    page.check_header()?;
-    if page.special() == SPECIAL { Ok(()) } else { Err(Fault::Page("it is not a page of a hash index")) }
 }
 
 fn init(page: &mut Slotted<'_>, previous: u32, bucket: u32, flags: u16) {

@@ -69,6 +69,20 @@ struct Change<'a> {
 }
 
 impl Change<'_> {
+    /// An index page, which must be one of its access method unless the record makes it anew.
+    fn index_page<'p>(
+        &self,
+        page: &'p mut Page,
+        special: usize,
+        otherwise: &'static str,
+    ) -> Result<Slotted<'p>, Fault> {
+        let page = Slotted::new(page);
+        if !self.record.page().will_init() {
+            page.check_special(special, otherwise)?;
+        }
+        Ok(page)
+    }
+
     /// Block number of another block of the record.
     fn block(&self, id: u8) -> Result<u32, Fault> {
         self.record.block(id).map(|tag| tag.block).ok_or(Fault::Record("a block reference is missing"))

@@ -195,6 +195,12 @@ impl<'a> Slotted<'a> {
         Ok(())
     }
 
+    /// The header is sound and the access method's own area starts at `special`, as on all pages of its indexes.
+    pub(crate) fn check_special(&self, special: usize, otherwise: &'static str) -> Result<(), Fault> {
+        self.check_header()?;
+        if self.special() == special { Ok(()) } else { Err(Fault::Page(otherwise)) }
+    }
+
     /// Number of line pointers (`PageGetMaxOffsetNumber`); 0 for a page that was never initialised.
     pub(crate) fn count(&self) -> usize {
         self.lower().min(PAGE_SIZE).saturating_sub(HEADER_SIZE) / LINE_POINTER_SIZE

@@ -48,11 +48,10 @@ const INNER_HEADER_SIZE: usize = 8;
 type Target = (u32, u16);
 const NOWHERE: Target = (u32::MAX, 0);
 
+const WRONG_PAGE: &str = "it is not a page of an SP-GiST index";
+
 pub(super) fn redo(page: &mut Page, change: &Change<'_>) -> Result<(), Fault> {
-    let page = &mut Slotted::new(page);
-    if !change.record.page().will_init() {
-        check(page)?;
-    }
+    let page = &mut change.index_page(page, SPECIAL, WRONG_PAGE)?;
     let fields = ByteReader::new(change.record.main_data);
     match change.record.info {
         op::ADD_LEAF => add_leaf(page, change, fields),
@@ -70,11 +69,6 @@ pub(super) fn redo(page: &mut Page, change: &Change<'_>) -> Result<(), Fault> {
         op::VACUUM_REDIRECT => vacuum_redirect(page, fields),
         _ => Err(Fault::NotImplemented),
     }
-}
-
-fn check(page: &Slotted<'_>) -> Result<(), Fault> {
-    page.check_header()?;
-    if page.special() == SPECIAL { Ok(()) } else { Err(Fault::Page("it is not a page of an SP-GiST index")) }
 }
 
 fn init(page: &mut Slotted<'_>, flags: u16) {
