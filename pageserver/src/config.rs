@@ -57,6 +57,12 @@ pub struct Config {
     /// Memory for blocks of layer files, MiB
     #[arg(long, env = "OGEL_BLOCK_CACHE_MB", default_value_t = 128, value_parser = clap::value_parser!(u64).range(1..=1_048_576))]
     pub block_cache_mb: u64,
+    /// Local disk that layer files may take, MiB; those read longest ago are then read from the object store (0 = no limit)
+    #[arg(long, env = "OGEL_DISK_BUDGET_MB", default_value_t = 0, value_parser = clap::value_parser!(u64).range(0..=1 << 30))]
+    pub disk_budget_mb: u64,
+    /// Local disk that layer files leave free, MiB
+    #[arg(long, env = "OGEL_DISK_FREE_MB", default_value_t = 1024, value_parser = clap::value_parser!(u64).range(0..=1 << 30))]
+    pub disk_free_mb: u64,
     /// Write layer files without compression
     #[arg(long, env = "OGEL_NO_COMPRESSION")]
     pub no_compression: bool,

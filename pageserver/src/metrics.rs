@@ -74,6 +74,8 @@ pub struct Metrics {
     pub layers_visited: Counter,
     /// Layer bytes written.
     pub flushed_bytes: Counter,
+    /// Layer bytes evicted from the local disk.
+    pub evicted_bytes: Counter,
     /// Pages found to be damaged since the start.
     pub damaged_pages: Counter,
     /// Timelines whose ingest has stopped for good since the start.
@@ -99,6 +101,7 @@ impl Default for Metrics {
             deltas_applied: Counter::default(),
             layers_visited: Counter::default(),
             flushed_bytes: Counter::default(),
+            evicted_bytes: Counter::default(),
             damaged_pages: Counter::default(),
             stopped_timelines: Counter::default(),
             batch_pages: Histogram::new(exponential_buckets(1.0, 2.0, 10)),
@@ -125,6 +128,8 @@ impl Metrics {
         registry.register("deltas_applied", "Deltas applied to make pages", m.deltas_applied.clone());
         registry.register("layers_visited", "Layers visited to make pages", m.layers_visited.clone());
         registry.register_with_unit("layers_flushed", "Layer files written", Unit::Bytes, m.flushed_bytes.clone());
+        let evicted = m.evicted_bytes.clone();
+        registry.register_with_unit("layers_evicted", "Layer files evicted from the local disk", Unit::Bytes, evicted);
         registry.register("damaged_pages", "Pages found to be damaged", m.damaged_pages.clone());
         let stopped = m.stopped_timelines.clone();
         registry.register("stopped_timelines", "Timelines whose ingest has stopped for good", stopped);

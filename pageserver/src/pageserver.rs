@@ -3,9 +3,10 @@
 //! The folder: `pageserver.json` (version, node), `lock`, `tenants/TENANT/timelines/TIMELINE/`. What is below `tenants` is a cache of the object
 //! store and may be thrown away while the process does not run.
 //!
-//! - `attach`: timelines come from the object store and are made in it.
+//! - `attach`: timelines come from the object store and are made in it. `eviction`: the local disk stays within its limits.
 
 mod attach;
+mod eviction;
 
 use std::{
     collections::BTreeMap,
@@ -23,10 +24,10 @@ use parking_lot::RwLock;
 use serde::{Deserialize, Serialize};
 use tokio::{sync::Mutex, task::JoinSet};
 
-use self::attach::Tenants;
+use self::{attach::Tenants, eviction::DiskLimits};
 use crate::{
     config::Config,
-    layer::file::BlockCache,
+    layer::file::{BlockCache, RemoteReader},
     metrics::Metrics,
     template::Template,
     tenant_config::TenantConfig,
@@ -71,6 +72,7 @@ pub struct Pageserver {
     ingests: Mutex<JoinSet<()>>,
     store: ObjectStore,
     tenants: Tenants,
+    disk_limits: DiskLimits,
 }
 
 /// Why a timeline cannot be used.
@@ -101,6 +103,7 @@ impl Pageserver {
         tracing::info!(store = store.url(), "object store");
         let environment = Arc::new(Environment {
             block_cache: Arc::new(BlockCache::counted(mib(config.block_cache_mb), metrics.clone())),
+            remote_reader: RemoteReader::new(store.clone()),
             page_cache: PageCache::new(mib(config.page_cache_mb), metrics.clone()),
             freeze: FreezeLimits {
                 size_bytes: mib(config.freeze_size_mb) as usize,
@@ -125,6 +128,10 @@ impl Pageserver {
             ingests: Mutex::default(),
             store,
             tenants: Tenants::default(),
+            disk_limits: DiskLimits {
+                budget_bytes: mib(config.disk_budget_mb),
+                free_bytes: mib(config.disk_free_mb),
+            },
         });
         pageserver.attach_known().await?;
         Ok(pageserver)

@@ -7,72 +7,10 @@ use std::{path::Path, sync::Arc, time::Duration};
 
 use ogel_ids::Lsn;
 use parking_lot::Mutex;
-use support::{FakeSafekeeper, SEGMENT, Server, TENANT, TIMELINE, Wal, template};
-use wal_decoder::{
-    checkpoint_state::CheckpointState,
-    key::{Fork, Rel, RelFork},
-    v17::rmgr,
-    writer::{AppendAt, RecordContent, append_record, shutdown_checkpoint},
+use support::{
+    FakeSafekeeper, Server, TENANT, TIMELINE, Wal, template,
+    wal_writer::{WalWriter, rel},
 };
-
-/// WAL under construction behind a timeline's start.
-struct WalWriter {
-    at: AppendAt,
-}
-
-impl WalWriter {
-    fn behind(server: &Server) -> WalWriter {
-        let timeline = server.timeline();
-        let head = timeline.head();
-        let system_id = timeline.system_identifier;
-        WalWriter {
-            at: AppendAt {
-                end: head.lsn,
-                prev: head.state.prev_record_lsn,
-                system_id,
-                segment_size: SEGMENT,
-                timeline_id: 1,
-            },
-        }
-    }
-
-    fn took(&mut self, appended: wal_decoder::writer::Appended) -> Vec<u8> {
-        (self.at.prev, self.at.end) = (appended.start, appended.end);
-        appended.bytes
-    }
-
-    /// A record that creates a relation fork.
-    fn create(&mut self, rel: RelFork) -> Vec<u8> {
-        let numbers = [rel.rel.spc, rel.rel.db, rel.rel.rel, rel.fork as u32];
-        let main_data: Vec<u8> = numbers.into_iter().flat_map(u32::to_le_bytes).collect();
-        let content = RecordContent { rmid: rmgr::SMGR, info: rmgr::smgr::CREATE, xid: 0, main_data: &main_data };
-        let appended = append_record(&self.at, &content).unwrap();
-        self.took(appended)
-    }
-
-    fn noise(&mut self, bytes: usize) -> Vec<u8> {
-        let main_data = vec![0x5a; bytes];
-        let content = RecordContent { rmid: rmgr::XLOG, info: rmgr::xlog::NOOP, xid: 0, main_data: &main_data };
-        let appended = append_record(&self.at, &content).unwrap();
-        self.took(appended)
-    }
-
-    fn checkpoint(&mut self, state: &CheckpointState) -> Vec<u8> {
-        let (appended, _) = shutdown_checkpoint(&self.at, state, 1_800_000_000).unwrap();
-        self.took(appended)
-    }
-
-    /// A record of a custom resource manager.
-    fn unknown(&mut self) -> Vec<u8> {
-        let content = RecordContent { rmid: 130, info: 0, xid: 0, main_data: b"?" };
-        let appended = append_record(&self.at, &content).unwrap();
-        self.took(appended)
-    }
-}
-
-fn rel(number: u32) -> RelFork {
-    Rel { spc: 1663, db: 5, rel: number }.fork(Fork::Main)
-}
 
 /// A pageserver with one new timeline, and a safekeeper that has nothing behind its start yet.
 async fn cluster(data: &Path, template: &str) -> (Server, FakeSafekeeper, WalWriter) {
@@ -398,19 +336,41 @@ async fn a_damaged_block_costs_its_pages_only() {
     let (server, safekeeper, _) = cluster(folder.path(), &template).await;
     let start = server.timeline().start_lsn;
     server.stop().await;
-    let layers = folder.path().join(format!("tenants/{TENANT}/timelines/{TIMELINE}/layers"));
-    let layer = std::fs::read_dir(layers).unwrap().next().unwrap().unwrap().path();
+    let local = folder.path().join(format!("tenants/{TENANT}/timelines/{TIMELINE}/layers"));
+    damage_only_file(&local);
+    let server = Server::start(folder.path(), &template, &[&safekeeper.address], &[]).await;
+    let (served, damaged) = read_all(&server, start).await;
+    assert!(damaged == 0 && served > 2000, "the object store has what rotted here: {damaged} damaged, {served} served");
+    server.stop().await;
+    let remote = folder.path().join("remote").join(local.strip_prefix(folder.path()).unwrap());
+    damage_only_file(&remote);
+    std::fs::remove_dir_all(&local).unwrap();
+
+    let server = Server::start(folder.path(), &template, &[&safekeeper.address], &[]).await;
+    let (served, damaged) = read_all(&server, start).await;
+    // One block of the layer file has a few pages; the cluster has thousands.
+    assert!((1..=8).contains(&damaged) && served > 2000, "{damaged} damaged, {served} served");
+    let status = server.timeline().damaged_pages();
+    assert!(!status.named.is_empty(), "{status:?}");
+    server.stop().await;
+}
+
+/// Flips a bit in the middle of the only layer file of a folder.
+fn damage_only_file(folder: &Path) {
+    let layer = std::fs::read_dir(folder).unwrap().next().unwrap().unwrap().path();
     let mut bytes = std::fs::read(&layer).unwrap();
     bytes[1_000_000] ^= 1;
     std::fs::write(&layer, bytes).unwrap();
+}
 
-    let server = Server::start(folder.path(), &template, &[&safekeeper.address], &[]).await;
+/// Reads every page of the template's databases: how many came, and how many were damaged.
+async fn read_all(server: &Server, at: Lsn) -> (usize, usize) {
     let mut pages = server.pagestream(1).await;
     let (mut served, mut damaged) = (0, 0);
     for db in [1, 4, 5] {
-        for (rel, blocks) in server.timeline().relations(1663, db, start, pageserver::layer::Io::MayBlock).unwrap() {
+        for (rel, blocks) in server.timeline().relations(1663, db, at, pageserver::layer::Io::MayBlock).unwrap() {
             for block in 0..blocks {
-                let answer = pages.pages(rel, &[block], (NEWEST, start)).await;
+                let answer = pages.pages(rel, &[block], (NEWEST, at)).await;
                 if answer.tag == 103 {
                     served += 1;
                 } else {
@@ -421,9 +381,5 @@ async fn a_damaged_block_costs_its_pages_only() {
             }
         }
     }
-    // One block of the layer file has a few pages; the cluster has thousands.
-    assert!((1..=8).contains(&damaged) && served > 2000, "{damaged} damaged, {served} served");
-    let status = server.timeline().damaged_pages();
-    assert!(!status.named.is_empty(), "{status:?}");
-    server.stop().await;
+    (served, damaged)
 }

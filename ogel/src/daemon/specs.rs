@@ -29,12 +29,13 @@ pub fn all(layout: &Layout, cluster: &Cluster, install: &Install) -> anyhow::Res
             .filter(|peer| peer.id != node.id)
             .map(|peer| format!("{}=127.0.0.1:{}", peer.id, peer.pg_port))
             .collect();
-        let args = words([
+        let mut args = words([
             ("--node-id", node.id.to_string()),
             ("--listen-pg", format!("127.0.0.1:{}", node.pg_port)),
             ("--listen-http", format!("127.0.0.1:{}", node.http_port)),
             ("--peers", peers.join(",")),
         ]);
+        args.extend(remote(layout));
         add(format!("safekeeper-{}", node.id), "safekeeper", STOP_TIMEOUT.0, args)?;
     }
     let safekeepers: Vec<_> = cluster.safekeepers.iter().map(|node| format!("127.0.0.1:{}", node.pg_port)).collect();
@@ -45,10 +46,7 @@ pub fn all(layout: &Layout, cluster: &Cluster, install: &Install) -> anyhow::Res
         ("--safekeepers", safekeepers.join(",")),
     ]);
     args.extend(["--template".into(), install.template.clone().into()]);
-    // A store that is named in the environment is for the nodes to read there.
-    if std::env::var_os("OGEL_REMOTE").is_none() {
-        args.extend(words([("--remote", layout.remote_url())]));
-    }
+    args.extend(remote(layout));
     add("pageserver".into(), "pageserver", STOP_TIMEOUT.0, args)?;
 
     let safekeepers: Vec<_> =
@@ -70,6 +68,14 @@ pub fn all(layout: &Layout, cluster: &Cluster, install: &Install) -> anyhow::Res
         add(branch.node(), "compute", STOP_TIMEOUT.1, args)?;
     }
     Ok(specs)
+}
+
+/// The object store; one that is named in the environment is for the nodes to read there.
+fn remote(layout: &Layout) -> Vec<OsString> {
+    match std::env::var_os("OGEL_REMOTE") {
+        Some(_) => Vec::new(),
+        None => words([("--remote", layout.remote_url())]),
+    }
 }
 
 fn words<const N: usize>(pairs: [(&str, String); N]) -> Vec<OsString> {

@@ -189,12 +189,6 @@ impl Pageserver {
             .map_err(anyhow::Error::from)
             .and_then(|result| result)
             .map_err(|error| Trouble::Passing(format!("{error:#}")))?;
-        for desc in manifest.layers.values() {
-            let path = layers.join(desc.name.to_string());
-            if std::fs::metadata(&path).ok().map(|found| found.len()) != Some(desc.size_bytes) {
-                self.store.download(&store.layer_key(desc.name), desc.size_bytes, &path).await?;
-            }
-        }
         let environment = self.environment.clone();
         let opened =
             tokio::task::spawn_blocking(move || Timeline::open(&folder, manifest, store, ancestor, environment)).await;

@@ -17,4 +17,4 @@ mod tenant;
 mod timeline;
 
 pub use tenant::{AttachError, TenantStore};
-pub use timeline::{Fenced, NewLayer, Ticket, TimelineStore, UploadError, UploadStatus};
+pub use timeline::{Fenced, GoneLayer, NewLayer, Ticket, TimelineStore, UploadError, UploadStatus};

@@ -1,12 +1,11 @@
 //! The upload queue of a timeline.
 
 use std::{
-    any::Any,
     collections::VecDeque,
     fmt,
     path::PathBuf,
     sync::{
-        Arc,
+        Arc, Weak,
         atomic::{AtomicU64, Ordering},
     },
     time::Duration,
@@ -26,7 +25,7 @@ use super::{
     tenant::ConfirmError,
 };
 use crate::{
-    layer::desc::{LayerDesc, LayerName},
+    layer::{desc::LayerName, stored::StoredLayer},
     manifest::{Edit, Manifest},
 };
 
@@ -36,6 +35,9 @@ const PARALLEL_UPLOADS: usize = 4;
 const MAX_BATCH: usize = 32;
 /// A WAL prefix is shorter than a segment, which has at most 1 GiB.
 const MAX_CREATION_FILE_BYTES: u64 = 1 << 30;
+/// How often, and how long, the readers of a layer that is no longer needed are waited for.
+const READERS_POLL: Duration = Duration::from_millis(200);
+const READERS_PATIENCE: Duration = Duration::from_secs(3600);
 const BACK_OFF_MIN: Duration = Duration::from_millis(500);
 const BACK_OFF_MAX: Duration = Duration::from_secs(30);
 
@@ -77,8 +79,16 @@ pub struct NewLayer {
     pub path: PathBuf,
     /// Its length.
     pub size_bytes: u64,
-    /// Keeps the local file in place until it is uploaded.
-    pub hold: Arc<dyn Any + Send + Sync>,
+    /// Keeps the local file in place until it is uploaded, and is told when it is.
+    pub layer: Arc<StoredLayer>,
+}
+
+/// A layer that no manifest will name again.
+pub struct GoneLayer {
+    /// Its name.
+    pub name: LayerName,
+    /// Those who still read it, in an older snapshot.
+    pub readers: Weak<StoredLayer>,
 }
 
 /// How the uploads of a timeline stand.
@@ -128,8 +138,8 @@ struct Item {
     place: LogPlace,
     bytes: Bytes,
     layers: Vec<NewLayer>,
-    /// Layers that nobody needs once this is durable.
-    dead: Vec<LayerName>,
+    /// Layers that no reader comes to any more; once this is durable, no restart either.
+    gone: Vec<GoneLayer>,
     disk_consistent: Lsn,
 }
 
@@ -248,19 +258,18 @@ impl TimelineStore {
         failed.or_else(|| self.0.tenant.fenced().cloned().map(UploadError::from))
     }
 
-    /// Queues an edit that has just been applied to the manifest in memory. `after`: that manifest; `dead`: the layers that it does not need
+    /// Queues an edit that has just been applied to the manifest in memory. `after`: that manifest; `gone`: the layers that it does not need
     /// any more. The caller holds the lock under which it applied the edit, so that the order is the same here.
-    pub fn publish(&self, edit: &Edit, after: &Manifest, layers: Vec<NewLayer>, dead: &[LayerDesc]) -> Ticket {
+    pub fn publish(&self, edit: &Edit, after: &Manifest, layers: Vec<NewLayer>, gone: Vec<GoneLayer>) -> Ticket {
         let bytes: u64 = layers.iter().map(|layer| layer.size_bytes).sum();
         self.0.queued_bytes.fetch_add(bytes, Ordering::Relaxed);
         let mut queue = self.0.queue.lock();
         let disk_consistent = after.disk_consistent_lsn;
-        let dead = dead.iter().map(|desc| desc.name).collect();
-        queue.push(|place| Item { place, bytes: edit.encode().into(), layers, dead, disk_consistent });
+        queue.push(|place| Item { place, bytes: edit.encode().into(), layers, gone, disk_consistent });
         let number = queue.pushed;
         if queue.last.next().is_base() {
-            let (bytes, layers, dead) = (after.encode().into(), Vec::new(), Vec::new());
-            queue.push(|place| Item { place, bytes, layers, dead, disk_consistent });
+            let (bytes, layers, gone) = (after.encode().into(), Vec::new(), Vec::new());
+            queue.push(|place| Item { place, bytes, layers, gone, disk_consistent });
         }
         if !std::mem::replace(&mut queue.running, true) {
             self.0.runtime.spawn(self.clone().upload_all());
@@ -335,7 +344,9 @@ impl TimelineStore {
     async fn settle(&self, batch: &[Arc<Item>]) {
         let Some(last) = batch.last() else { return };
         self.0.remote_consistent.fetch_max(last.disk_consistent.0, Ordering::AcqRel);
-        let bytes: u64 = batch.iter().flat_map(|item| &item.layers).map(|layer| layer.size_bytes).sum();
+        let layers = || batch.iter().flat_map(|item| &item.layers);
+        layers().for_each(|layer| layer.layer.file.mark_uploaded());
+        let bytes: u64 = layers().map(|layer| layer.size_bytes).sum();
         self.0.queued_bytes.fetch_sub(bytes, Ordering::Relaxed);
         {
             let mut queue = self.0.queue.lock();
@@ -343,11 +354,13 @@ impl TimelineStore {
             queue.error = None;
         }
         self.0.progress.send_modify(|progress| progress.done += batch.len() as u64);
-        let dead: Vec<String> = batch.iter().flat_map(|item| &item.dead).map(|name| self.layer_key(*name)).collect();
-        if !dead.is_empty()
-            && let Err(error) = self.store().delete_all(dead).await
-        {
-            tracing::warn!(timeline = %self.0.timeline, %error, "layers that are not needed stay in the object store; a check finds them");
+        let gone: Vec<(String, Weak<StoredLayer>)> = batch
+            .iter()
+            .flat_map(|item| &item.gone)
+            .map(|gone| (self.layer_key(gone.name), gone.readers.clone()))
+            .collect();
+        if !gone.is_empty() {
+            self.0.runtime.spawn(delete_unread(self.store().clone(), gone));
         }
         if let Some(base) = batch.iter().rev().find(|item| item.place.is_base()) {
             self.clear_log(base.place).await;
@@ -366,6 +379,19 @@ impl TimelineStore {
         if let Err(error) = cleared.await {
             tracing::debug!(%timeline, %error, "old manifests stay in the object store until the next base");
         }
+    }
+}
+
+/// Deletes layers when the last reader of an older snapshot has let them go. What a crash leaves is found by a check of the store.
+async fn delete_unread(store: ObjectStore, gone: Vec<(String, Weak<StoredLayer>)>) {
+    let mut tick = tokio::time::interval(READERS_POLL);
+    let patience = tokio::time::Instant::now() + READERS_PATIENCE;
+    while gone.iter().any(|(_, readers)| readers.strong_count() > 0) && tokio::time::Instant::now() < patience {
+        tick.tick().await;
+    }
+    let unread = gone.into_iter().filter(|(_, readers)| readers.strong_count() == 0).map(|(key, _)| key);
+    if let Err(error) = store.delete_all(unread).await {
+        tracing::warn!(%error, "layers that are not needed stay in the object store; a check finds them");
     }
 }
 

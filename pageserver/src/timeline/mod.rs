@@ -59,9 +59,10 @@ use crate::{
     layer::{
         Io,
         desc::LayerName,
-        file::{BlockCache, LayerKind},
+        file::{BlockCache, LayerKind, RemoteReader},
         map::LayerMap,
         memory::MemoryLayer,
+        stored::StoredLayer,
     },
     manifest::{Edit, Manifest, TermStart},
     remote::TimelineStore,
@@ -93,6 +94,8 @@ pub struct FreezeLimits {
 pub struct Environment {
     /// Blocks of layer files.
     pub block_cache: Arc<BlockCache>,
+    /// The object store as layers read it.
+    pub remote_reader: Arc<RemoteReader>,
     /// Rebuilt pages.
     pub page_cache: PageCache,
     /// When to freeze.
@@ -212,7 +215,7 @@ impl Timeline {
         environment: Arc<Environment>,
     ) -> anyhow::Result<Arc<Timeline>> {
         let at = manifest.disk_consistent_lsn;
-        let partitions = publish::open_layers(folder, &manifest, &environment.block_cache)?;
+        let partitions = publish::open_layers(folder, &manifest, &store, &environment)?;
         let layers = LayerMap::new(MemoryLayer::new(at), partitions);
         let state = match newest_state(Lineage::new(&layers, ancestor.as_ref()), at)? {
             Some((lsn, state)) if lsn == at => state,
@@ -494,6 +497,11 @@ pub struct LayerSummary {
 }
 
 impl Timeline {
+    /// All layers that the manifest names.
+    pub fn stored_layers(&self) -> Vec<Arc<StoredLayer>> {
+        self.pin_layers().files()
+    }
+
     /// What layers there are.
     pub fn layer_summary(&self) -> LayerSummary {
         let layers = self.pin_layers();

@@ -12,19 +12,19 @@ use std::{
 
 use anyhow::Context;
 
-use super::{LAYERS_FOLDER, Timeline};
+use super::{Environment, LAYERS_FOLDER, Timeline};
 use crate::{
     keyspace::KeyRange,
     layer::{
         LsnRange,
         desc::{LayerDesc, LayerName},
-        file::{BlockCache, LayerFile, LayerHeader, LayerKind, LayerWriter, write_file},
+        file::{LayerFile, RemoteLayer, LayerHeader, LayerKind, LayerWriter, write_file},
         memory::MemoryLayer,
         partitions::{Partition, Partitions},
         stored::StoredLayer,
     },
     manifest::{Edit, Manifest},
-    remote::{self, Ticket},
+    remote::{self, Ticket, TimelineStore},
 };
 
 /// What becomes of a layer file that is written.
@@ -49,6 +49,7 @@ impl Timeline {
         let mut manifest = self.manifest.lock();
         let mut updated = manifest.clone();
         let dead = updated.apply(edit).context("the timeline's manifest cannot be changed")?;
+        let mut gone = Vec::with_capacity(dead.len());
         {
             let mut layers = self.layers.write();
             let edited =
@@ -56,6 +57,7 @@ impl Timeline {
             for layer in layers.files().iter().filter(|_| !dead.is_empty()) {
                 if dead.iter().any(|desc| desc.name == layer.desc.name) {
                     layer.condemn();
+                    gone.push(remote::GoneLayer { name: layer.desc.name, readers: Arc::downgrade(layer) });
                 }
             }
             *layers = Arc::new(match written {
@@ -66,7 +68,7 @@ impl Timeline {
         self.disk_consistent_lsn.store(updated.disk_consistent_lsn.0, Ordering::Release);
         self.checkpoint_request.flushed();
         *manifest = updated;
-        Ok(self.store.publish(edit, &manifest, files.iter().map(upload).collect(), &dead))
+        Ok(self.store.publish(edit, &manifest, files.iter().map(upload).collect(), gone))
     }
 
     /// The manifest as it is now.
@@ -106,7 +108,8 @@ impl Timeline {
             history_bytes,
             tombstones,
         };
-        let file = LayerFile::open(&path, &header, self.environment.block_cache.clone())?;
+        let remote = remote_layer(&self.store, name, false, &self.environment);
+        let file = LayerFile::in_store(&desc, header, path, remote, self.environment.block_cache.clone());
         Ok(StoredLayer::new(desc, Arc::new(file)))
     }
 }
@@ -116,20 +119,26 @@ fn upload(layer: &Arc<StoredLayer>) -> remote::NewLayer {
         name: layer.desc.name,
         path: layer.file.path().to_owned(),
         size_bytes: layer.desc.size_bytes,
-        hold: layer.clone(),
+        layer: layer.clone(),
     }
 }
 
-/// Opens all layers that the manifest names.
+fn remote_layer(store: &TimelineStore, name: LayerName, uploaded: bool, environment: &Environment) -> RemoteLayer {
+    RemoteLayer { reader: environment.remote_reader.clone(), key: store.layer_key(name), uploaded }
+}
+
+/// All layers that the manifest names, on the local disk or not: nothing is read.
 pub(super) fn open_layers(
     folder: &Path,
     manifest: &Manifest,
-    cache: &Arc<BlockCache>,
+    store: &TimelineStore,
+    environment: &Environment,
 ) -> anyhow::Result<Partitions<Arc<StoredLayer>>> {
     let mut files = std::collections::BTreeMap::new();
     for (name, desc) in &manifest.layers {
         let path = folder.join(LAYERS_FOLDER).join(name.to_string());
-        let file = LayerFile::open(&path, &desc.header(manifest.tenant, manifest.timeline), cache.clone())?;
+        let (header, cache) = (desc.header(manifest.tenant, manifest.timeline), environment.block_cache.clone());
+        let file = LayerFile::in_store(desc, header, path, remote_layer(store, *name, true, environment), cache);
         files.insert(*name, StoredLayer::new(desc.clone(), Arc::new(file)));
     }
     let partition = |(keys, stack): (KeyRange, &Arc<[LayerName]>)| Partition {

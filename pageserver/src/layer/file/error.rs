@@ -2,6 +2,8 @@
 
 use std::{io, path::PathBuf};
 
+use ogel_object_store::StoreError;
+
 /// Why a layer file cannot be used.
 #[derive(Debug, thiserror::Error)]
 pub enum LayerError {
@@ -43,6 +45,9 @@ pub enum LayerError {
         /// What differs.
         what: String,
     },
+    /// The object store does not give it.
+    #[error(transparent)]
+    Remote(StoreError),
     /// The data is not in memory and the caller may not wait: read again on a thread that may.
     #[error("the data is not in memory")]
     WouldBlock,

@@ -9,6 +9,7 @@ mod error;
 mod fetch;
 mod format;
 mod reader;
+mod source;
 mod writer;
 
 pub use cache::BlockCache;
@@ -16,4 +17,5 @@ pub use error::LayerError;
 pub use fetch::{StoredValue, fetch};
 pub use format::{FORMAT_VERSION, LayerHeader, LayerKind};
 pub use reader::LayerFile;
+pub use source::{RemoteLayer, RemoteReader};
 pub use writer::{EncodedBody, LayerWriter, Written, write_file};

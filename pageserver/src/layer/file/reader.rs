@@ -1,10 +1,8 @@
 //! Reads layer files.
 
 use std::{
-    fs::File,
-    os::unix::fs::FileExt,
     path::{Path, PathBuf},
-    sync::Arc,
+    sync::{Arc, OnceLock},
     time::Instant,
 };
 
@@ -12,86 +10,168 @@ use bytes::Bytes;
 use ogel_ids::Lsn;
 
 use super::{
-    BlockCache, FORMAT_VERSION, LayerError, LayerHeader, LayerKind, StoredValue,
+    BlockCache, FORMAT_VERSION, LayerError, LayerHeader, LayerKind, RemoteLayer, StoredValue,
     block::{self, IndexEntry, RootEntry},
     format::{BlockRef, FOOTER_SIZE, Footer, FormatError, HEADER_SIZE},
+    source::{Origin, Source},
 };
 use crate::{
     keyspace::{KEY_SIZE, Key, KeyRange},
     layer::{
         Io,
+        desc::LayerDesc,
         reconstruct::{Reconstruction, Scan, Value},
         tombstone::TombstoneSet,
     },
     metrics::{CacheLevel, CacheMetrics},
 };
 
-/// An open layer file. Root and tombstones are in memory, all else is read by position, through the cache.
+/// A layer file in use. Root and tombstones come into memory with the first read, all else is read by position, through the cache.
 pub struct LayerFile {
-    path: PathBuf,
-    file: File,
+    source: Arc<Source>,
     number: u64,
     header: LayerHeader,
-    size_bytes: u64,
-    root: Vec<RootEntry>,
-    tombstones: TombstoneSet,
+    /// Where the separable index begins, when that is known without reading the file.
+    index_offset: Option<u64>,
+    index: OnceLock<Index>,
     cache: Arc<BlockCache>,
     counted: ReadCounts,
+}
+
+struct Index {
+    root: Vec<RootEntry>,
+    tombstones: TombstoneSet,
 }
 
 /// The levels that reads of this file go through.
 struct ReadCounts {
     blocks: CacheMetrics,
     local: CacheMetrics,
+    remote: CacheMetrics,
 }
 
+/// A remote index up to this length comes in one request.
+const WHOLE_INDEX_BYTES: u64 = 4 << 20;
+
 impl LayerFile {
-    /// Opens a file and checks that it is whole and the one expected.
+    /// Opens a local file and checks that it is whole and the one expected.
     pub fn open(path: &Path, expected: &LayerHeader, cache: Arc<BlockCache>) -> Result<Self, LayerError> {
-        let failed = |source| LayerError::Io { path: path.to_owned(), source };
-        let file = File::open(path).map_err(failed)?;
-        let size_bytes = file.metadata().map_err(failed)?.len();
-        let damaged = |what: &str| LayerError::Damaged { path: path.to_owned(), what: what.to_owned() };
-        if size_bytes < (HEADER_SIZE + FOOTER_SIZE) as u64 {
-            return Err(damaged("it is shorter than the smallest layer file"));
-        }
-        let of_format = |error| match error {
-            FormatError::Damaged(what) => damaged(what),
-            FormatError::FutureVersion(found) => {
-                LayerError::FutureVersion { path: path.to_owned(), found, known: FORMAT_VERSION }
-            }
-        };
-        let mut head = [0; HEADER_SIZE];
-        file.read_exact_at(&mut head, 0).map_err(failed)?;
-        let header = LayerHeader::decode(&head).map_err(of_format)?;
-        if header != *expected {
-            return Err(LayerError::Foreign { path: path.to_owned(), what: difference(&header, expected) });
-        }
-        let mut end = [0; FOOTER_SIZE];
-        file.read_exact_at(&mut end, size_bytes - FOOTER_SIZE as u64).map_err(failed)?;
-        let footer = Footer::decode(&end).map_err(of_format)?;
-        let number = cache.file_number();
-        let (path, root, tombstones) = (path.to_owned(), Vec::new(), TombstoneSet::default());
-        let counted = ReadCounts {
-            blocks: cache.metrics().cache(CacheLevel::Blocks, header.tenant),
-            local: cache.metrics().cache(CacheLevel::Local, header.tenant),
-        };
-        let mut layer = Self { path, file, number, header, size_bytes, root, tombstones, cache, counted };
-        layer.load_index(&footer)?;
+        let source = Source::local(path).map_err(|source| LayerError::Io { path: path.to_owned(), source })?;
+        let layer = Self::of(source, *expected, None, cache);
+        layer.check_header()?;
+        layer.index(Io::MayBlock)?;
         Ok(layer)
     }
 
-    fn load_index(&mut self, footer: &Footer) -> Result<(), LayerError> {
-        let root = self.read_block(footer.root)?;
+    /// A layer that the object store has, or will have; `path` is where it lies locally, if it does. Nothing is read yet.
+    pub fn in_store(desc: &LayerDesc, header: LayerHeader, path: PathBuf, remote: RemoteLayer, cache: Arc<BlockCache>) -> Self {
+        Self::of(Source::remote(path, desc.size_bytes, remote), header, Some(desc.index_offset), cache)
+    }
+
+    fn of(source: Source, header: LayerHeader, index_offset: Option<u64>, cache: Arc<BlockCache>) -> Self {
+        let counted = ReadCounts {
+            blocks: cache.metrics().cache(CacheLevel::Blocks, header.tenant),
+            local: cache.metrics().cache(CacheLevel::Local, header.tenant),
+            remote: cache.metrics().cache(CacheLevel::Remote, header.tenant),
+        };
+        let (source, number, index) = (Arc::new(source), cache.file_number(), OnceLock::new());
+        Self { source, number, header, index_offset, index, cache, counted }
+    }
+
+    fn check_header(&self) -> Result<(), LayerError> {
+        if self.source.size_bytes < (HEADER_SIZE + FOOTER_SIZE) as u64 {
+            return Err(self.damaged("it is shorter than the smallest layer file"));
+        }
+        let head = self.read_range(0, HEADER_SIZE as u64)?;
+        let head = head[..].try_into().expect("as many bytes came as were asked for");
+        let header = LayerHeader::decode(head).map_err(|error| self.bad_format(error))?;
+        if header != self.header {
+            let (path, what) = (self.source.path.clone(), difference(&header, &self.header));
+            return Err(LayerError::Foreign { path, what });
+        }
+        Ok(())
+    }
+
+    fn bad_format(&self, error: FormatError) -> LayerError {
+        match error {
+            FormatError::Damaged(what) => self.damaged(what),
+            FormatError::FutureVersion(found) => {
+                LayerError::FutureVersion { path: self.source.path.clone(), found, known: FORMAT_VERSION }
+            }
+        }
+    }
+
+    fn index(&self, io: Io) -> Result<&Index, LayerError> {
+        if let Some(index) = self.index.get() {
+            return Ok(index);
+        }
+        if io == Io::MemoryOnly {
+            return Err(LayerError::WouldBlock);
+        }
+        let index = match self.load_index() {
+            Err(error @ LayerError::Damaged { .. }) if !self.source.distrust_local() => return Err(error),
+            Err(LayerError::Damaged { .. }) => self.load_index()?,
+            other => other?,
+        };
+        Ok(self.index.get_or_init(|| index))
+    }
+
+    fn load_index(&self) -> Result<Index, LayerError> {
+        let size = self.source.size_bytes;
+        let footer_start = size.saturating_sub(FOOTER_SIZE as u64);
+        // From far away everything comes at once, and the index blocks go into the cache; a local file is read as it is needed.
+        let start = match self.index_offset {
+            Some(start) if !self.source.is_local() && size.saturating_sub(start) <= WHOLE_INDEX_BYTES => start,
+            _ => footer_start,
+        };
+        let tail = self.read_range(start.min(footer_start), size)?;
+        let footer = tail.get(tail.len().saturating_sub(FOOTER_SIZE)..).and_then(|end| end.try_into().ok());
+        let footer = footer.ok_or_else(|| self.damaged("it is shorter than the smallest layer file"))?;
+        let footer = Footer::decode(footer).map_err(|error| self.bad_format(error))?;
+        let block = |place: BlockRef| {
+            let within = place.offset.checked_sub(start).and_then(|from| {
+                let from = usize::try_from(from).ok()?;
+                tail.get(from..from.checked_add(place.len as usize)?)
+            });
+            match within {
+                Some(stored) => self.unpack(stored, place.offset),
+                None => self.read_block(place),
+            }
+        };
+        let root = block(footer.root)?;
         if root.len() % RootEntry::SIZE != 0 {
             return Err(self.damaged("the root block has the wrong length"));
         }
-        self.root = root.chunks_exact(RootEntry::SIZE).map(RootEntry::decode).collect();
-        let raw = self.read_block(footer.tombstones)?;
+        let root: Vec<RootEntry> = root.chunks_exact(RootEntry::SIZE).map(RootEntry::decode).collect();
         let mut tombstones = TombstoneSet::default();
+        let raw = block(footer.tombstones)?;
         block::decode_tombstones(&raw).map_err(|what| self.damaged(what))?.for_each(|t| tombstones.insert(t));
-        self.tombstones = tombstones;
-        Ok(())
+        if start < footer_start {
+            for entry in &root {
+                self.cache.insert(self.number, entry.block.offset, block(entry.block)?.into());
+            }
+        }
+        Ok(Index { root, tombstones })
+    }
+
+    /// The object is there: the local file may go.
+    pub fn mark_uploaded(&self) {
+        self.source.mark_uploaded();
+    }
+
+    /// Gives the local file back, if the object store has it too. Says whether there was one. Blocks.
+    pub fn evict(&self) -> bool {
+        self.source.evict()
+    }
+
+    /// Seconds since the local file was last read, when it may be evicted.
+    pub fn evictable_idle_s(&self) -> Option<u32> {
+        self.source.evictable_idle_s()
+    }
+
+    /// Whether it is on the local disk.
+    pub fn is_local(&self) -> bool {
+        self.source.is_local()
     }
 
     /// What it is.
@@ -101,12 +181,12 @@ impl LayerFile {
 
     /// Its size on disk.
     pub fn size_bytes(&self) -> u64 {
-        self.size_bytes
+        self.source.size_bytes
     }
 
     /// Where it is.
     pub fn path(&self) -> &Path {
-        &self.path
+        &self.source.path
     }
 
     /// Locates the versions that the reads of `keys` (those that this file serves) need and this file holds. Index blocks are read, values
@@ -115,9 +195,10 @@ impl LayerFile {
         let mut cursor = None;
         for read in reads.iter_mut().filter(|read| !read.is_done() && keys.contains(read.key()) && self.concerns(read))
         {
+            let index = self.index(io)?;
             read.enter_layer();
-            let floor = self.tombstones.newest_on(read.key(), read.at());
-            self.locate_one(read, floor, &mut cursor, io)?;
+            let floor = index.tombstones.newest_on(read.key(), read.at());
+            self.locate_one(&index.root, read, floor, &mut cursor, io)?;
             if floor.is_some() || self.header.kind == LayerKind::Image {
                 read.finish();
             }
@@ -133,17 +214,18 @@ impl LayerFile {
     /// `cursor` is the index block used last: blocks of one relation share it.
     fn locate_one(
         self: &Arc<Self>,
+        root: &[RootEntry],
         read: &mut Reconstruction,
         floor: Option<Lsn>,
         cursor: &mut Option<(usize, Bytes)>,
         io: Io,
     ) -> Result<(), LayerError> {
         let wanted = position(read.key(), read.at());
-        let mut blocks = self.root.partition_point(|entry| entry.first <= wanted);
+        let mut blocks = root.partition_point(|entry| entry.first <= wanted);
         while let Some(number) = blocks.checked_sub(1) {
             blocks = number;
             if cursor.as_ref().is_none_or(|(held, _)| *held != number) {
-                *cursor = Some((number, self.index_block(number, io)?));
+                *cursor = Some((number, self.index_block(root[number].block, io)?));
             }
             let Some((_, index)) = &*cursor else { unreachable!("the cursor was set") };
             let count = index.len() / IndexEntry::SIZE;
@@ -169,18 +251,19 @@ impl LayerFile {
     /// Collects the newest versions of the scan's keys, as far as they lie in `keys`: those that this file serves.
     pub fn scan(&self, scan: &mut Scan, keys: KeyRange, io: Io) -> Result<(), LayerError> {
         let keys = KeyRange { start: keys.start.max(scan.range.start), end: keys.end.min(scan.range.end) };
-        for tombstone in self.tombstones.iter().filter(|tombstone| tombstone.range.overlaps(&keys)) {
+        let Index { root, tombstones } = self.index(io)?;
+        for tombstone in tombstones.iter().filter(|tombstone| tombstone.range.overlaps(&keys)) {
             scan.offer_tombstone(tombstone);
         }
         let wanted = position(&keys.start, Lsn(0));
-        let first = self.root.partition_point(|entry| entry.first <= wanted).saturating_sub(1);
+        let first = root.partition_point(|entry| entry.first <= wanted).saturating_sub(1);
         // Entries are in order of key, then LSN. A relation that grew block by block has thousands of sizes: only the last counts.
         let mut newest: Option<IndexEntry> = None;
-        for number in first..self.root.len() {
-            if self.root[number].first[..KEY_SIZE] >= keys.end.as_bytes()[..] {
+        for entry in &root[first.min(root.len())..] {
+            if entry.first[..KEY_SIZE] >= keys.end.as_bytes()[..] {
                 break;
             }
-            let index = self.index_block(number, io)?;
+            let index = self.index_block(entry.block, io)?;
             for place in 0..index.len() / IndexEntry::SIZE {
                 let entry = IndexEntry::decode(&index, place).map_err(|what| self.damaged(what))?;
                 if entry.lsn > scan.at || !keys.contains(&entry.key) {
@@ -208,8 +291,8 @@ impl LayerFile {
         Ok(())
     }
 
-    fn index_block(&self, number: usize, io: Io) -> Result<Bytes, LayerError> {
-        let block = self.cached_block(self.root[number].block, io)?;
+    fn index_block(&self, place: BlockRef, io: Io) -> Result<Bytes, LayerError> {
+        let block = self.cached_block(place, io)?;
         if block.len() % IndexEntry::SIZE != 0 {
             return Err(self.damaged("an index block has the wrong length"));
         }
@@ -252,6 +335,14 @@ impl LayerFile {
 
     /// Reads blocks that lie near each other, in order of their offsets, by one call; they are in the cache afterwards.
     pub(super) fn read_run(&self, places: &[BlockRef]) -> Result<Vec<Bytes>, LayerError> {
+        match self.try_run(places) {
+            // A local file that has rotted is worth nothing while the object store has the same bytes.
+            Err(LayerError::Damaged { .. }) if self.source.distrust_local() => self.try_run(places),
+            other => other,
+        }
+    }
+
+    fn try_run(&self, places: &[BlockRef]) -> Result<Vec<Bytes>, LayerError> {
         let (Some(first), Some(last)) = (places.first(), places.last()) else { return Ok(Vec::new()) };
         let raw = self.read_range(first.offset, last.end())?;
         let mut blocks = Vec::with_capacity(places.len());
@@ -275,23 +366,27 @@ impl LayerFile {
     }
 
     /// The file's bytes from `start` up to `end`.
-    fn read_range(&self, start: u64, end: u64) -> Result<Vec<u8>, LayerError> {
-        if start > end || end > self.size_bytes {
+    fn read_range(&self, start: u64, end: u64) -> Result<Bytes, LayerError> {
+        if start > end || end > self.source.size_bytes {
             return Err(self.damaged("a block lies outside the file"));
         }
         let began = Instant::now();
-        let mut bytes = vec![0; (end - start) as usize];
-        self.file
-            .read_exact_at(&mut bytes, start)
-            .map_err(|source| LayerError::Io { path: self.path.clone(), source })?;
-        self.counted.local.hits.inc();
-        self.counted.local.read_bytes.inc_by(end - start);
-        self.counted.local.seconds.observe(began.elapsed().as_secs_f64());
+        let (bytes, origin) = self.source.read(start, end)?;
+        let level = match origin {
+            Origin::Local => &self.counted.local,
+            Origin::Remote => {
+                self.counted.local.misses.inc();
+                &self.counted.remote
+            }
+        };
+        level.hits.inc();
+        level.read_bytes.inc_by(end - start);
+        level.seconds.observe(began.elapsed().as_secs_f64());
         Ok(bytes)
     }
 
     pub(super) fn damaged(&self, what: &str) -> LayerError {
-        LayerError::Damaged { path: self.path.clone(), what: what.to_owned() }
+        LayerError::Damaged { path: self.source.path.clone(), what: what.to_owned() }
     }
 }
 
