@@ -8,9 +8,10 @@ use std::{path::Path, sync::Arc, time::Duration};
 use ogel_ids::Lsn;
 use parking_lot::Mutex;
 use support::{
-    FakeSafekeeper, Server, TENANT, TIMELINE, Wal, template,
+    FakeSafekeeper, SEGMENT, Server, TENANT, TIMELINE, Wal, template,
     wal_writer::{WalWriter, rel},
 };
+use wal_decoder::key::Fork;
 
 /// A pageserver with one new timeline, and a safekeeper that has nothing behind its start yet.
 async fn cluster(data: &Path, template: &str) -> (Server, FakeSafekeeper, WalWriter) {

@@ -237,7 +237,8 @@ impl TimelineStore {
     /// A file that the timeline was created with. Blocks.
     pub fn creation_file(&self, name: &str) -> Result<Bytes, StoreError> {
         let key = layout::creation_file(self.0.tenant.tenant, self.0.timeline, name);
-        self.0.runtime.block_on(self.store().get(&key, MAX_CREATION_FILE_BYTES))
+        let get = self.store().get(&key, MAX_CREATION_FILE_BYTES);
+        tokio::task::block_in_place(|| self.0.runtime.block_on(get))
     }
 
     /// Name of a layer's object.

@@ -126,7 +126,8 @@ impl Source {
 
     fn read_remote(self: &Arc<Self>, remote: &Remote, start: u64, end: u64) -> Result<Bytes, LayerError> {
         let get = remote.reader.store.get_range(&remote.key, start..end);
-        let bytes = remote.reader.runtime.block_on(get).map_err(LayerError::Remote)?;
+        // Callers are on threads that may block; on one of the runtime's own another takes its place meanwhile.
+        let bytes = tokio::task::block_in_place(|| remote.reader.runtime.block_on(get)).map_err(LayerError::Remote)?;
         let so_far = remote.remote_bytes.fetch_add(end - start, Ordering::Relaxed) + (end - start);
         let reads = remote.remote_reads.fetch_add(1, Ordering::Relaxed) + 1;
         let often = reads >= DOWNLOAD_AFTER_READS || so_far >= self.size_bytes / DOWNLOAD_AFTER_SHARE;
