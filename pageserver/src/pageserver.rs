@@ -128,10 +128,7 @@ impl Pageserver {
             ingests: Mutex::default(),
             store,
             tenants: Tenants::default(),
-            disk_limits: DiskLimits {
-                budget_bytes: mib(config.disk_budget_mb),
-                free_bytes: mib(config.disk_free_mb),
-            },
+            disk_limits: DiskLimits { budget_bytes: mib(config.disk_budget_mb), free_bytes: mib(config.disk_free_mb) },
         });
         pageserver.attach_known().await?;
         Ok(pageserver)

@@ -282,7 +282,9 @@ fn put_pages(count: usize, pages: &mut PageMaker<'_>, out: &mut BytesMut) -> Res
 fn refusal(error: &ReadError) -> Refusal {
     let code = match error {
         // The disk may answer next time: the client shall try again.
-        ReadError::Layer(LayerError::Io { .. } | LayerError::Remote(_)) | ReadError::AncestorBehind { .. } => ErrorCode::WaitTimedOut,
+        ReadError::Layer(LayerError::Io { .. } | LayerError::Remote(_)) | ReadError::AncestorBehind { .. } => {
+            ErrorCode::WaitTimedOut
+        }
         _ => ErrorCode::Damaged,
     };
     (code, error.to_string())

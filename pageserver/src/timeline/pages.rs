@@ -126,7 +126,8 @@ impl Timeline {
 
     pub(super) fn note(&self, error: &ReadError) {
         match error {
-            ReadError::Layer(LayerError::WouldBlock | LayerError::Io { .. } | LayerError::Remote(_)) | ReadError::AncestorBehind { .. } => {}
+            ReadError::Layer(LayerError::WouldBlock | LayerError::Io { .. } | LayerError::Remote(_))
+            | ReadError::AncestorBehind { .. } => {}
             ReadError::Redo { page, .. } => self.remember_damaged(error, page.clone()),
             ReadError::BadValue { what, .. } => self.remember_damaged(error, what.clone()),
             ReadError::Layer(file) => self.remember_damaged(error, file.to_string()),

@@ -18,7 +18,7 @@ use crate::{
     layer::{
         LsnRange,
         desc::{LayerDesc, LayerName},
-        file::{LayerFile, RemoteLayer, LayerHeader, LayerKind, LayerWriter, write_file},
+        file::{LayerFile, LayerHeader, LayerKind, LayerWriter, RemoteLayer, write_file},
         memory::MemoryLayer,
         partitions::{Partition, Partitions},
         stored::StoredLayer,

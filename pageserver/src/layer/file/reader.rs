@@ -64,7 +64,13 @@ impl LayerFile {
     }
 
     /// A layer that the object store has, or will have; `path` is where it lies locally, if it does. Nothing is read yet.
-    pub fn in_store(desc: &LayerDesc, header: LayerHeader, path: PathBuf, remote: RemoteLayer, cache: Arc<BlockCache>) -> Self {
+    pub fn in_store(
+        desc: &LayerDesc,
+        header: LayerHeader,
+        path: PathBuf,
+        remote: RemoteLayer,
+        cache: Arc<BlockCache>,
+    ) -> Self {
         Self::of(Source::remote(path, desc.size_bytes, remote), header, Some(desc.index_offset), cache)
     }
 
