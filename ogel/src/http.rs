@@ -53,6 +53,11 @@ impl Http {
         json(self.0.put(url(address, path)).json(body), path).await
     }
 
+    /// POST without a body.
+    pub async fn post(&self, address: &str, path: &str) -> anyhow::Result<Value> {
+        json(self.0.post(url(address, path)), path).await
+    }
+
     /// PUT of bytes.
     pub async fn put_bytes(&self, address: &str, path: &str, body: Vec<u8>) -> anyhow::Result<Value> {
         json(self.0.put(url(address, path)).body(body), path).await

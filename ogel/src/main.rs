@@ -49,6 +49,8 @@ enum Command {
     Logs(commands::logs::Args),
     /// Start, stop or kill the compute of a branch
     Compute(commands::node::ComputeArgs),
+    /// Replace a safekeeper that lost its data
+    Safekeeper(commands::safekeeper::Args),
     /// Break things on purpose: kill, freeze or wipe a process
     Chaos(commands::node::ChaosArgs),
     /// Stop the cluster and delete its folder
@@ -84,6 +86,7 @@ fn run(cli: Cli) -> anyhow::Result<ExitCode> {
             Command::Url(args) => commands::psql::url(&layout, &args, json),
             Command::Logs(args) => commands::logs::run(&layout, &args, json).await,
             Command::Compute(args) => commands::node::compute(&layout, &args, json).await,
+            Command::Safekeeper(args) => commands::safekeeper::run(&layout, &args, json).await,
             Command::Chaos(args) => commands::node::chaos(&layout, &args, json).await,
             Command::Destroy(args) => commands::destroy::run(&layout, &args, json).await,
             Command::CreateTimeline(args) => commands::create_timeline::run(&args, json).await,

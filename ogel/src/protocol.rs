@@ -20,6 +20,11 @@ pub enum Request {
     },
     /// Each node's state.
     Status,
+    /// Give a safekeeper that lost its data its place again.
+    ReplaceSafekeeper {
+        /// Its number.
+        number: u64,
+    },
     /// Do something to one node.
     Node {
         /// Its name.

@@ -10,6 +10,7 @@
 //! timeline/      one timeline: the shell around quorum::Acceptor, its disk queue, recent WAL in memory, its creation
 //! disk/          its files: segments, control file, side file of acknowledged ends, recovery
 //! wire/          PostgreSQL-wire port: proposers, readers, peers
+//! rejoin/        a node that lost its store takes its place again
 //! peers/         connections to the other safekeepers: news of progress, catching up
 //! archive/       the object store: finished WAL goes there, what is not needed here is removed
 //! http.rs        HTTP port
@@ -26,6 +27,7 @@ mod http;
 mod metrics;
 mod peers;
 mod registry;
+mod rejoin;
 mod settings;
 mod store;
 mod timeline;
@@ -49,6 +51,7 @@ use metrics::Metrics;
 use ogel_object_store::{ObjectStore, StoreMetrics};
 use peers::Peers;
 use registry::Registry;
+use rejoin::Rejoin;
 pub use settings::{Peer, Settings};
 use store::Store;
 use timeline::Shared;
@@ -134,8 +137,12 @@ impl Safekeeper {
         }
 
         let readiness = Readiness::starting();
-        let router =
-            base_routes(readiness.clone(), Arc::new(metrics_registry)).merge(http::routes(registry.clone(), me));
+        let rejoin = Rejoin::new(registry.clone(), shutdown.clone());
+        let router = base_routes(readiness.clone(), Arc::new(metrics_registry)).merge(http::routes(
+            registry.clone(),
+            me,
+            rejoin,
+        ));
         let http_shutdown = shutdown.clone();
         let http_server = async move {
             if let Err(error) = serve(http, router, http_shutdown).await {

@@ -3,6 +3,7 @@
 use std::{
     collections::HashMap,
     io,
+    path::PathBuf,
     sync::{Arc, Mutex, PoisonError},
     time::{SystemTime, UNIX_EPOCH},
 };
@@ -14,7 +15,7 @@ use tokio::sync::OnceCell;
 
 use crate::{
     disk::control_file,
-    store::Store,
+    store::{MAKING_PREFIX, Store},
     timeline::{
         OpenError, Shared, Timeline, TimelineKey,
         creation::{self, CreationError},
@@ -44,6 +45,17 @@ pub enum DeletionError {
     Tombstone(#[from] TombstoneError),
     /// It is deleted, but its files may still be there; they go at the next start, or when it is deleted again.
     #[error("the files cannot be removed: {0}")]
+    Io(#[from] io::Error),
+}
+
+/// A timeline that was built is not taken.
+#[derive(Debug, thiserror::Error)]
+pub enum InstallError {
+    /// It is there, or must not come back.
+    #[error("{0}")]
+    Refused(String),
+    /// The disk.
+    #[error("the timeline's folder cannot be put in its place: {0}")]
     Io(#[from] io::Error),
 }
 
@@ -179,10 +191,57 @@ impl Registry {
         Ok(())
     }
 
+    /// Gives a timeline whose folder was built beside its place to this node, and opens it.
+    pub async fn install(&self, key: TimelineKey, built: PathBuf) -> Result<Arc<Timeline>, InstallError> {
+        {
+            let _creating = self.creating.lock().await;
+            if let Some(time) = self.store.tombstones().find(key) {
+                return Err(InstallError::Refused(self.deleted(key, time).text));
+            }
+            let path = self.store.timeline_path(key.tenant, key.timeline);
+            if path.exists() {
+                return Err(InstallError::Refused(format!("timeline {key} is there already")));
+            }
+            let rename = move || -> io::Result<()> {
+                std::fs::rename(built, &path)?;
+                ogel_service::durable_file::sync_parent(&path)
+            };
+            tokio::task::spawn_blocking(rename).await.map_err(io::Error::other)??;
+        }
+        self.get(key).await.map_err(|refused| InstallError::Refused(refused.text))
+    }
+
+    /// Whether it was deleted here.
+    pub fn is_deleted(&self, key: TimelineKey) -> bool {
+        self.store.tombstones().find(key).is_some()
+    }
+
+    /// Whether the timeline has a folder here.
+    pub fn is_here(&self, key: TimelineKey) -> bool {
+        self.store.timeline_path(key.tenant, key.timeline).is_dir()
+    }
+
+    /// Where a timeline's folder is built before it is installed.
+    pub fn building_path(&self, key: TimelineKey) -> PathBuf {
+        self.store.timelines_path(key.tenant).join(format!("{MAKING_PREFIX}copy-{}", key.timeline))
+    }
+
+    /// What the timelines share.
+    pub fn shared(&self) -> &Shared {
+        &self.shared
+    }
+
     /// Those that are open.
     pub fn open_timelines(&self) -> Vec<Arc<Timeline>> {
         let slots = self.slots.lock().unwrap_or_else(PoisonError::into_inner);
         slots.values().filter_map(|cell| cell.get()?.as_ref().ok().cloned()).collect()
+    }
+
+    /// All that have a folder.
+    pub async fn keys(&self) -> io::Result<Vec<TimelineKey>> {
+        let store = self.store.clone();
+        let found = tokio::task::spawn_blocking(move || store.timelines()).await.map_err(io::Error::other)??;
+        Ok(found.into_iter().map(|(tenant, timeline)| TimelineKey { tenant, timeline }).collect())
     }
 
     /// All that have a folder, with the state of those that were asked for: `open`, `idle` (not opened yet) or the refusal.

@@ -6,6 +6,7 @@ pub mod down;
 pub mod logs;
 pub mod node;
 pub mod psql;
+pub mod safekeeper;
 pub mod status;
 pub mod up;
 

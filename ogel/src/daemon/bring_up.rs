@@ -67,7 +67,7 @@ impl Daemon {
     }
 
     /// Port of a node's HTTP.
-    async fn http_port(&self, name: &str) -> Option<u16> {
+    pub async fn http_port(&self, name: &str) -> Option<u16> {
         let cluster = self.cluster.lock().await;
         if name == "pageserver" {
             return Some(cluster.pageserver.http_port);

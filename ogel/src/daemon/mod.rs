@@ -2,6 +2,7 @@
 
 mod bring_up;
 mod node;
+mod replace;
 mod specs;
 mod status;
 
@@ -118,6 +119,7 @@ impl Daemon {
                 Ok(json!({ "stopped": true }))
             }
             Request::Status => self.status().await,
+            Request::ReplaceSafekeeper { number } => self.replace_safekeeper(number, progress).await,
             Request::Node { node, action } => self.act(&node, action).await,
         }
     }

@@ -1,6 +1,7 @@
 //! The HTTP port: `docs/protocols.md` §6.
 
 mod deletion;
+mod membership;
 
 use std::sync::Arc;
 
@@ -9,7 +10,7 @@ use axum::{
     body::{Body, to_bytes},
     extract::{Path, Query, State},
     http::StatusCode,
-    routing::{delete, get},
+    routing::{delete, get, post},
 };
 use ogel_ids::{Generation, Lsn, NodeId, StoreUuid, TenantId, TimelineId};
 use ogel_service::http::ApiError;
@@ -19,6 +20,7 @@ use serde_json::{Value, json};
 
 use crate::{
     registry::{Created, Registry},
+    rejoin::Rejoin,
     timeline::{Timeline, TimelineKey, creation::CreationError},
 };
 
@@ -26,18 +28,22 @@ use crate::{
 struct Node {
     registry: Arc<Registry>,
     me: Member,
+    rejoin: Arc<Rejoin>,
 }
 
 /// Everything below `/v1`.
-pub fn routes(registry: Arc<Registry>, me: Member) -> Router {
+pub fn routes(registry: Arc<Registry>, me: Member, rejoin: Arc<Rejoin>) -> Router {
     Router::new()
         .route("/v1/status", get(status))
         .route(
             "/v1/tenant/{tenant}/timeline/{timeline}",
             get(timeline_state).put(create_timeline).delete(deletion::delete_timeline),
         )
+        .route("/v1/tenant/{tenant}/timeline/{timeline}/membership", get(membership::tell).put(membership::adopt))
+        .route("/v1/tenant/{tenant}/timeline/{timeline}/pull", post(membership::pull))
+        .route("/v1/rejoin", get(membership::rejoin_status).post(membership::start_rejoin))
         .route("/v1/tenant/{tenant}", delete(deletion::delete_tenant))
-        .with_state(Node { registry, me })
+        .with_state(Node { registry, me, rejoin })
 }
 
 async fn status(State(node): State<Node>) -> Result<Json<Value>, ApiError> {

@@ -3,8 +3,11 @@
 //! Each node keeps one connection to each peer and sends on it what has changed, for all timelines together ([`status`]); a
 //! timeline at rest costs nothing. What the news means is decided by the acceptors alone.
 
+pub mod ask;
 mod fetch;
+pub mod report;
 pub mod status;
+pub mod wal_stream;
 
 use std::{
     collections::{BTreeMap, HashMap},
@@ -77,6 +80,16 @@ impl Peers {
         Self { links: addresses.into_iter().map(link).collect() }
     }
 
+    /// Where a peer's PostgreSQL-wire port is.
+    pub fn address(&self, node_id: NodeId) -> Option<Address> {
+        self.links.get(&node_id).map(|link| link.address.clone())
+    }
+
+    /// All that are configured.
+    pub fn addresses(&self) -> Vec<(NodeId, Address)> {
+        self.links.iter().map(|(&node_id, link)| (node_id, link.address.clone())).collect()
+    }
+
     /// Has the timeline's status told to all peers, `soon` or with other news. Does not block.
     pub fn status_changed(&self, timeline: &Arc<Timeline>, soon: bool) {
         for link in self.links.values() {
@@ -104,7 +117,7 @@ impl Peers {
         let task = tokio::spawn(async move {
             let result = match address {
                 Some(address) => fetch::fetch(&timeline, fetch, address, peer_term, range.clone()).await,
-                None => Err(fetch::FetchError::UnknownPeer(peer)),
+                None => Err(wal_stream::FetchError::UnknownPeer(peer)),
             };
             match result {
                 Ok(()) => {

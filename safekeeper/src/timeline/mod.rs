@@ -13,6 +13,7 @@
 pub mod creation;
 pub mod disk_queue;
 mod ended;
+mod membership;
 mod outbox;
 mod turn;
 mod wal_tail;
@@ -23,6 +24,7 @@ use std::{
     net::TcpStream,
     ops::{Deref, DerefMut},
     path::Path,
+    str::FromStr,
     sync::{
         Arc, Mutex, MutexGuard, PoisonError,
         atomic::{AtomicU64, Ordering},
@@ -42,6 +44,7 @@ use tokio::{
     task::AbortHandle,
 };
 
+pub use membership::AdoptionError;
 pub use outbox::Outbox;
 
 use crate::{
@@ -74,6 +77,19 @@ pub struct TimelineKey {
 impl std::fmt::Display for TimelineKey {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         write!(f, "{}/{}", self.tenant, self.timeline)
+    }
+}
+
+impl FromStr for TimelineKey {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, Self::Err> {
+        let wrong = || format!("{text:?} is not TENANT/TIMELINE");
+        let (tenant, timeline) = text.split_once('/').ok_or_else(wrong)?;
+        match (tenant.parse(), timeline.parse()) {
+            (Ok(tenant), Ok(timeline)) => Ok(Self { tenant, timeline }),
+            _ => Err(wrong()),
+        }
     }
 }
 

@@ -2,6 +2,8 @@
 
 use ogel_ids::Lsn;
 
+use crate::timeline::TimelineKey;
+
 /// A command of the replication protocol, or one of ours.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Command {
@@ -9,6 +11,12 @@ pub enum Command {
     StartWalPush,
     /// Status stream between safekeepers, with its version.
     PeerStatus(u32),
+    /// `LIST_TIMELINES [TENANT/TIMELINE]`: those behind it.
+    ListTimelines(Option<TimelineKey>),
+    /// `MEMBERSHIP`: what this node holds.
+    Membership,
+    /// `ADOPT_MEMBERSHIP json`
+    AdoptMembership(String),
     /// `IDENTIFY_SYSTEM`
     IdentifySystem,
     /// `SHOW name`
@@ -62,6 +70,13 @@ impl Command {
         match first.to_ascii_uppercase().as_str() {
             "START_WAL_PUSH" => Ok(Self::StartWalPush),
             "PEER_STATUS" => number("PEER_STATUS", "a version", words.next()).map(Self::PeerStatus),
+            "LIST_TIMELINES" => {
+                let wrong = CommandError::Arguments { command: "LIST_TIMELINES", expected: "[TENANT/TIMELINE]" };
+                let after = words.next().map(|word| word.parse().map_err(|_| wrong)).transpose()?;
+                Ok(Self::ListTimelines(after))
+            }
+            "MEMBERSHIP" => Ok(Self::Membership),
+            "ADOPT_MEMBERSHIP" => Ok(Self::AdoptMembership(text[first.len()..].trim().to_owned())),
             "IDENTIFY_SYSTEM" => Ok(Self::IdentifySystem),
             "SHOW" => Ok(Self::Show(name("SHOW", words.next())?.to_ascii_lowercase())),
             "TIMELINE_HISTORY" => number("TIMELINE_HISTORY", "a number", words.next()).map(Self::TimelineHistory),

@@ -1,6 +1,7 @@
 //! The PostgreSQL-wire port: proposers, readers of WAL, peers.
 
 mod command;
+mod membership;
 mod news;
 mod push;
 mod reader;
@@ -115,6 +116,15 @@ impl Session {
                 }
             }
             Command::PeerStatus(version) => return news::serve(connection, version, &self.registry).await,
+            Command::ListTimelines(after) => membership::list(connection, &self.registry, after).await,
+            Command::Membership => match self.timeline(connection.startup()).await {
+                Ok(timeline) => membership::tell(connection, &timeline),
+                Err(error) => Err(error),
+            },
+            Command::AdoptMembership(json) => match self.timeline(connection.startup()).await {
+                Ok(timeline) => membership::adopt(connection, &timeline, &json).await,
+                Err(error) => Err(error),
+            },
             Command::IdentifySystem => self.timeline(connection.startup()).await.map(|timeline| {
                 identify_system(connection, &timeline);
             }),

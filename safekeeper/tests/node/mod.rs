@@ -3,6 +3,7 @@
 
 pub mod proposer;
 pub mod reader;
+pub mod three;
 pub mod wal;
 
 use std::{
@@ -144,6 +145,19 @@ impl Node {
     pub async fn get(&self, path: &str) -> (u16, String) {
         let answer = reqwest::get(format!("http://{}{path}", self.http)).await.unwrap();
         (answer.status().as_u16(), answer.text().await.unwrap())
+    }
+
+    pub async fn request(
+        &self,
+        method: &str,
+        path: &str,
+        body: Option<&serde_json::Value>,
+    ) -> (u16, serde_json::Value) {
+        let method = reqwest::Method::from_bytes(method.as_bytes()).unwrap();
+        let request = reqwest::Client::new().request(method, format!("http://{}{path}", self.http));
+        let request = if let Some(body) = body { request.json(body) } else { request };
+        let answer = request.send().await.unwrap();
+        (answer.status().as_u16(), answer.json().await.unwrap())
     }
 
     pub async fn delete(&self, path: &str) -> (u16, String) {

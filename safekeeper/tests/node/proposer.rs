@@ -16,13 +16,15 @@ pub struct TestProposer {
     writer: CopyBothWriter,
     timeline: TimelineId,
     pub term: Term,
+    /// As the node told it.
+    pub generation: Generation,
 }
 
 impl TestProposer {
     pub async fn connect(node: &Node, timeline: TimelineId) -> Self {
         let client = Client::connect(&node.options(timeline)).await.unwrap();
         let (reader, writer) = client.copy_both("START_WAL_PUSH").await.unwrap();
-        Self { reader, writer, timeline, term: Term(0) }
+        Self { reader, writer, timeline, term: Term(0), generation: Generation(1) }
     }
 
     /// Greets, wins the node's vote, cuts its log at `truncate_at` (its flush_lsn when not given), starts the term there.
@@ -71,14 +73,22 @@ impl TestProposer {
             wal_segment_size_bytes: 0,
         }))
         .await;
-        self.next_answer().await.expect("an answer to the greeting")
+        let answer = self.next_answer().await.expect("an answer to the greeting");
+        if let AcceptorMessage::Greeting(greeting) = &answer {
+            self.generation = greeting.membership.generation();
+        }
+        answer
     }
 
     pub async fn vote(&mut self, term: u64) -> Vote {
         self.term = Term(term);
         let candidate = CandidateId::from_bytes([term as u8; 16]);
-        self.send(ProposerMessage::VoteRequest(VoteRequest { generation: Generation(1), term: self.term, candidate }))
-            .await;
+        self.send(ProposerMessage::VoteRequest(VoteRequest {
+            generation: self.generation,
+            term: self.term,
+            candidate,
+        }))
+        .await;
         loop {
             match self.next_answer().await {
                 Some(AcceptorMessage::Vote(vote)) => return vote,
@@ -90,7 +100,7 @@ impl TestProposer {
 
     pub async fn install(&mut self, history: TermHistory, truncate_at: Lsn) -> AppendAnswer {
         let candidate = CandidateId::from_bytes([self.term.0 as u8; 16]);
-        let elected = Elected { generation: Generation(1), term: self.term, candidate, truncate_at, history };
+        let elected = Elected { generation: self.generation, term: self.term, candidate, truncate_at, history };
         self.send(ProposerMessage::Elected(elected)).await;
         let term = self.term;
         self.answer(|answer| answer.term == term).await
@@ -98,7 +108,7 @@ impl TestProposer {
 
     pub async fn append(&mut self, begin: Lsn, wal: &[u8], commit_lsn: Lsn) {
         self.send(ProposerMessage::Append(Append {
-            generation: Generation(1),
+            generation: self.generation,
             term: self.term,
             begin,
             commit_lsn,
