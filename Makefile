@@ -13,7 +13,7 @@ N ?= 2000
 FUZZ_SECONDS ?= 60
 
 .PHONY: help build build-rust postgres postgres-all ext up down test test-rust test-cluster verify fix regress \
-	walcheck sim model chaos fuzz bench bench-decoder bench-redo bench-coldstart bench-commit
+	walcheck sim model chaos fuzz bench bench-decoder bench-redo bench-coldstart bench-commit bench-election
 
 help: ## List the targets
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 18
@@ -79,7 +79,7 @@ chaos: postgres-all ext build-rust ## Live chaos: processes killed, frozen and w
 fuzz: ## Fuzz the WAL decoder and redo, each target for FUZZ_SECONDS
 	@wal-decoder/fuzz/run $(FUZZ_SECONDS)
 
-bench: bench-decoder bench-coldstart bench-commit ## All benchmarks
+bench: bench-decoder bench-coldstart bench-commit bench-election ## All benchmarks
 
 bench-decoder: ## WAL decoding and redo, as ratios to a memcpy; OGEL_BENCH_WAL names other WAL than the sample
 	$(CARGO) bench -p wal-decoder
@@ -93,3 +93,6 @@ bench-coldstart: postgres-all ext build-rust ## Cold start of a compute, phase b
 
 bench-commit: postgres-all ext build-rust ## Commits on our quorum beside stock synchronous replication
 	$(PYTHON) test_runner/bench_commit.py
+
+bench-election: postgres-all ext build-rust ## Election to first commit, beside the disk and the loopback
+	$(PYTHON) test_runner/bench_election.py

@@ -57,6 +57,8 @@ struct Driver {
     progress: Progress,
     own_highest_term: Option<Term>,
     started: Instant,
+    /// The term's first commit has happened.
+    has_committed: bool,
     /// No more WAL may be taken in.
     back_pressure: bool,
     /// Reported to the walsender.
@@ -89,6 +91,7 @@ pub(super) async fn run(
         progress: spec.progress,
         own_highest_term: spec.own_highest_term,
         started: Instant::now(),
+        has_committed: false,
         back_pressure: false,
         reported: (Lsn::INVALID, Lsn::INVALID),
         report_due: false,
@@ -308,6 +311,7 @@ impl Driver {
             ProposerAction::NeedCandidate => return Some(self.draw_candidate()),
             ProposerAction::Elected(victory) => {
                 self.progress.elections.inc();
+                self.progress.set_elected_after(self.started.elapsed());
                 self.progress.set_term(victory.term);
                 self.progress.set_commit_lsn(victory.commit_lsn);
                 self.state.send_modify(|state| {
@@ -316,6 +320,9 @@ impl Driver {
                 });
             }
             ProposerAction::CommitAdvanced { commit_lsn } => {
+                if !std::mem::replace(&mut self.has_committed, true) {
+                    self.progress.set_first_commit_after(self.started.elapsed());
+                }
                 self.progress.set_commit_lsn(commit_lsn);
                 // The watch is for the start only: on the path of a commit nobody else is woken.
                 self.state.send_if_modified(|state| {

@@ -1,6 +1,6 @@
 //! How far the WAL is, for everybody to read without a lock.
 
-use std::sync::atomic::AtomicU64;
+use std::{sync::atomic::AtomicU64, time::Duration};
 
 use ogel_ids::{Lsn, Term};
 use ogel_service::metrics::{
@@ -19,6 +19,8 @@ pub struct Progress {
     last_record_lsn: LsnGauge,
     disk_consistent_lsn: LsnGauge,
     remote_consistent_lsn: LsnGauge,
+    election_seconds: Gauge<f64, AtomicU64>,
+    first_commit_seconds: Gauge<f64, AtomicU64>,
     pub(super) elections: Counter,
     pub(super) walsender_attachments: Counter,
     pub(super) safekeeper_disconnections: Counter,
@@ -46,6 +48,16 @@ impl Progress {
             "pageserver_remote_consistent_lsn_bytes",
             "End of the WAL in the object store",
             &self.remote_consistent_lsn,
+        );
+        compute.register(
+            "election_seconds",
+            "From connecting to the safekeepers to the last election won",
+            self.election_seconds.clone(),
+        );
+        compute.register(
+            "first_commit_seconds",
+            "From connecting to the safekeepers to the first commit of the last term won",
+            self.first_commit_seconds.clone(),
         );
         compute.register("elections", "Elections won", self.elections.clone());
         compute.register(
@@ -78,6 +90,14 @@ impl Progress {
     /// End of the WAL that the pageserver has ingested, as far as heard.
     pub fn last_record_lsn(&self) -> Lsn {
         Lsn(self.last_record_lsn.get())
+    }
+
+    pub(super) fn set_elected_after(&self, time: Duration) {
+        self.election_seconds.set(time.as_secs_f64());
+    }
+
+    pub(super) fn set_first_commit_after(&self, time: Duration) {
+        self.first_commit_seconds.set(time.as_secs_f64());
     }
 
     pub(super) fn set_term(&self, term: Term) {
