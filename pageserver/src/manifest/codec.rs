@@ -14,6 +14,7 @@ use crate::{
         desc::{LayerDesc, LayerName},
         partitions::{Partition, Partitions},
     },
+    timeline::state::RunningState,
 };
 
 /// Newest version of the format, which is the one written.
@@ -45,6 +46,8 @@ struct BaseFile {
     start_lsn: Lsn,
     prev_record_lsn: Lsn,
     ancestor: Option<Ancestor>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    start_state: Option<RunningState>,
     disk_consistent_lsn: Lsn,
     logical_size_bytes: u64,
     term_history: Vec<TermStart>,
@@ -85,6 +88,7 @@ impl Manifest {
             start_lsn: self.start_lsn,
             prev_record_lsn: self.prev_record_lsn,
             ancestor: self.ancestor,
+            start_state: self.start_state.clone(),
             disk_consistent_lsn: self.disk_consistent_lsn,
             logical_size_bytes: self.logical_size_bytes,
             term_history: self.term_history.clone(),
@@ -115,6 +119,7 @@ impl Manifest {
             start_lsn: file.start_lsn,
             prev_record_lsn: file.prev_record_lsn,
             ancestor: file.ancestor,
+            start_state: file.start_state,
             disk_consistent_lsn: file.disk_consistent_lsn,
             logical_size_bytes: file.logical_size_bytes,
             term_history: file.term_history,
@@ -209,6 +214,7 @@ pub(super) mod tests {
             start_lsn: Lsn(0x100_0028),
             prev_record_lsn: Lsn(0x100_0000),
             ancestor: None,
+            start_state: None,
             disk_consistent_lsn: Lsn(0x300_0000),
             logical_size_bytes: 8192,
             term_history: vec![TermStart { term: Term(1), lsn: Lsn(0x100_0028) }],

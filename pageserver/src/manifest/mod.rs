@@ -16,9 +16,12 @@ use serde::{Deserialize, Serialize};
 pub use codec::{CodecError, MANIFEST_VERSION};
 pub use edit::{Edit, EditError};
 
-use crate::layer::{
-    desc::{LayerDesc, LayerName},
-    partitions::{PartitionError, Partitions},
+use crate::{
+    layer::{
+        desc::{LayerDesc, LayerName},
+        partitions::{PartitionError, Partitions},
+    },
+    timeline::state::RunningState,
 };
 
 /// When a term began.
@@ -84,6 +87,8 @@ pub struct Manifest {
     pub prev_record_lsn: Lsn,
     /// Where it came from.
     pub ancestor: Option<Ancestor>,
+    /// Of a branch: the state at `start_lsn`, so that it can be opened before its ancestor has got there again after a restart.
+    pub start_state: Option<RunningState>,
     /// A restart resumes here.
     pub disk_consistent_lsn: Lsn,
     /// Sum of all relation sizes at `disk_consistent_lsn`.

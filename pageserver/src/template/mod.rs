@@ -66,6 +66,7 @@ impl Template {
             prev_record_lsn: checkpoint_lsn,
             clean_shutdown: true,
             newest_commit: None,
+            logical_size_bytes: Some(archive.logical_size_bytes),
             checkpoint: CheckpointState::from_control_file(&control),
         };
         let mut values = archive.values;

@@ -83,6 +83,11 @@ impl<'a> EffectWriter<'a> {
         self.batch.value_bytes()
     }
 
+    /// Sum of all relation sizes as of the newest effect.
+    pub(super) fn logical_size_bytes(&self) -> u64 {
+        self.timeline.logical_size_bytes().saturating_add_signed(self.grown_bytes)
+    }
+
     /// Puts the batch into the open layer.
     pub(super) fn push(&mut self) {
         self.timeline.apply_batch(self.batch, std::mem::take(&mut self.grown_bytes));

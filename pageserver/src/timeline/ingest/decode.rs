@@ -162,6 +162,7 @@ fn ingest_record(
         prev_record_lsn: record.start,
         clean_shutdown,
         newest_commit: *newest_commit,
+        logical_size_bytes: Some(writer.logical_size_bytes()),
         checkpoint: interpreter.state.clone(),
     };
     if clean_shutdown || news.acknowledged {
