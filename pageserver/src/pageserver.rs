@@ -73,6 +73,8 @@ pub struct Pageserver {
     store: ObjectStore,
     tenants: Tenants,
     disk_limits: DiskLimits,
+    /// Branches are made and timelines deleted one at a time.
+    pub(crate) branching: Mutex<()>,
 }
 
 /// Why a timeline cannot be used.
@@ -129,6 +131,7 @@ impl Pageserver {
             store,
             tenants: Tenants::default(),
             disk_limits: DiskLimits { budget_bytes: mib(config.disk_budget_mb), free_bytes: mib(config.disk_free_mb) },
+            branching: Mutex::default(),
         });
         pageserver.attach_known().await?;
         Ok(pageserver)
@@ -219,17 +222,30 @@ impl Pageserver {
         Ok(cached.insert(template).clone())
     }
 
-    async fn activate(&self, timeline: Arc<Timeline>) {
+    /// Lets an open timeline be used, and starts its ingest.
+    pub(crate) async fn activate(&self, timeline: Arc<Timeline>) {
         self.timelines.write().insert((timeline.tenant, timeline.id), TimelineSlot::Active(timeline.clone()));
-        let ingest = run_ingest(timeline, self.safekeepers.clone(), self.shutdown.clone());
-        self.ingests.lock().await.spawn(ingest);
+        let (safekeepers, shutdown) = (self.safekeepers.clone(), self.shutdown.clone());
+        self.ingests.lock().await.spawn(async move {
+            let closing = timeline.closing.clone();
+            let _running = timeline.ingest_running.lock().await;
+            tokio::select! {
+                () = run_ingest(timeline.clone(), safekeepers, shutdown) => {}
+                () = closing.wait() => {}
+            }
+        });
+    }
+
+    /// Nobody finds it any more.
+    pub(crate) fn forget(&self, tenant: TenantId, id: TimelineId) {
+        self.timelines.write().remove(&(tenant, id));
     }
 
     fn tenant_folder(&self, tenant: TenantId) -> PathBuf {
         self.folder.path().join("tenants").join(tenant.to_string())
     }
 
-    fn timelines_folder(&self, tenant: TenantId) -> PathBuf {
+    pub(crate) fn timelines_folder(&self, tenant: TenantId) -> PathBuf {
         self.tenant_folder(tenant).join("timelines")
     }
 }

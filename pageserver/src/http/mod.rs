@@ -95,12 +95,16 @@ fn ids(tenant: &str, timeline: &str) -> Result<(TenantId, TimelineId), ApiError>
 
 fn find(pageserver: &Pageserver, tenant: &str, timeline: &str) -> Result<Arc<Timeline>, ApiError> {
     let (tenant, timeline) = ids(tenant, timeline)?;
-    pageserver.timeline(tenant, timeline).map_err(|error| match error {
+    pageserver.timeline(tenant, timeline).map_err(|error| unavailable(&error))
+}
+
+fn unavailable(error: &TimelineUnavailable) -> ApiError {
+    match error {
         TimelineUnavailable::Unknown(..) => ApiError::not_found(error, "create it by PUT, or ask another pageserver"),
         TimelineUnavailable::Broken(..) => ApiError::conflict(error, "repair what it names and restart the pageserver"),
         TimelineUnavailable::Elsewhere(..) => ApiError::conflict(error, "ask the pageserver that it names"),
         TimelineUnavailable::NotNow(..) => ApiError::unavailable(error, "mend what it names, then try again"),
-    })
+    }
 }
 
 /// The fields of a query, or what is wrong with it.

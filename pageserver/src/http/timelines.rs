@@ -2,24 +2,26 @@
 
 use axum::{
     Json,
-    body::Bytes,
     extract::{Path, State},
-    http::{StatusCode, header},
+    http::header,
     response::{IntoResponse, Response},
     routing::{get, post},
 };
 use ogel_ids::TenantId;
 use ogel_service::http::ApiError;
-use serde::Deserialize;
 use serde_json::{Value, json};
 
-use super::{Routes, Server, find, ids, state_of};
-use crate::{pageserver::TimelineSlot, timeline::CheckpointError};
+use super::{
+    Routes, Server,
+    branches::{create, remove, wal_prefix},
+    find, ids, state_of,
+};
+use crate::{manifest::TimelineState, pageserver::TimelineSlot, timeline::CheckpointError};
 
 pub(super) fn routes() -> Routes {
     Routes::default()
         .route("/v1/tenant/{tenant}/timeline", get(list))
-        .route("/v1/tenant/{tenant}/timeline/{timeline}", get(show).put(create))
+        .route("/v1/tenant/{tenant}/timeline/{timeline}", get(show).put(create).delete(remove))
         .route("/v1/tenant/{tenant}/timeline/{timeline}/wal_prefix", get(wal_prefix))
         .route("/v1/tenant/{tenant}/timeline/{timeline}/control_file", get(control_file))
         .route("/v1/tenant/{tenant}/timeline/{timeline}/checkpoint", post(checkpoint))
@@ -47,8 +49,15 @@ async fn show(
     let timeline = find(&pageserver, &tenant, &timeline)?;
     let (head, ingest, damaged) = (timeline.head(), timeline.ingest_status(), timeline.damaged_pages());
     Ok(Json(json!({
-        "state": if ingest.stopped { "stopped" } else { "active" },
+        "state": match timeline.lifecycle() {
+            TimelineState::Deleting => "deleting",
+            _ if ingest.stopped => "stopped",
+            _ => "active",
+        },
         "start_lsn": timeline.start_lsn,
+        "ancestor": timeline.ancestor.as_ref().map(|ancestor| json!({"timeline": ancestor.timeline.id, "lsn": ancestor.lsn})),
+        "branches": timeline.branches(),
+        "leases": timeline.leases(),
         "last_record_lsn": head.lsn,
         "prev_record_lsn": head.state.prev_record_lsn,
         "clean_shutdown": head.state.clean_shutdown,
@@ -66,44 +75,6 @@ async fn show(
         "damaged": damaged.named,
         "error": ingest.error,
     })))
-}
-
-#[derive(Deserialize)]
-#[serde(deny_unknown_fields)]
-struct CreateRequest {
-    source: String,
-}
-
-async fn create(
-    State(pageserver): Server,
-    Path((tenant, timeline)): Path<(String, String)>,
-    body: Bytes,
-) -> Result<Response, ApiError> {
-    let (tenant, id) = ids(&tenant, &timeline)?;
-    let next = r#"send {"source": "template"}"#;
-    let request: CreateRequest = super::body(&body, next)?;
-    if request.source != "template" {
-        return Err(ApiError::bad_request(format!("source {:?} is not known", request.source), next));
-    }
-    let (timeline, created) = pageserver.create(tenant, id).await.map_err(|error| {
-        ApiError::conflict(format!("{error:#}"), "mend what it names, then send the same request again")
-    })?;
-    let answer = json!({
-        "system_identifier": timeline.system_identifier.to_string(),
-        "pg_version_num": timeline.pg_version_num,
-        "wal_segment_size": timeline.wal_segment_size,
-        "start_lsn": timeline.start_lsn,
-    });
-    let status = if created { StatusCode::CREATED } else { StatusCode::OK };
-    Ok((status, Json(answer)).into_response())
-}
-
-async fn wal_prefix(
-    State(pageserver): Server,
-    Path((tenant, timeline)): Path<(String, String)>,
-) -> Result<Response, ApiError> {
-    let timeline = find(&pageserver, &tenant, &timeline)?;
-    raw(move || timeline.wal_prefix()).await
 }
 
 /// `pg_control` as the timeline was created with it, its own system identifier included.

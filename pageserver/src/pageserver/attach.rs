@@ -273,6 +273,7 @@ impl Pageserver {
                     tokio::time::sleep(STORE_PAUSE).await;
                 }
             }
+            self.finish_interrupted(tenant).await;
         }
         Ok(())
     }

@@ -132,6 +132,7 @@ impl Template {
             start_lsn: self.start_lsn,
             prev_record_lsn: self.control.checkpoint,
             ancestor: None,
+            start_state: None,
             disk_consistent_lsn: self.start_lsn,
             logical_size_bytes: self.logical_size_bytes,
             term_history: Vec::new(),

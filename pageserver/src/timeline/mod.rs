@@ -64,7 +64,7 @@ use crate::{
         memory::MemoryLayer,
         stored::StoredLayer,
     },
-    manifest::{Edit, Manifest, TermStart},
+    manifest::{Edit, Lease, Manifest, TermStart, TimelineState},
     remote::TimelineStore,
 };
 
@@ -164,6 +164,10 @@ pub struct Timeline {
     flush: Mutex<()>,
     ingest: Mutex<IngestStatus>,
     damaged: Mutex<DamagedPages>,
+    /// Set off when nothing of this process works on it any more: it is deleted, or the process stops.
+    pub closing: Shutdown,
+    /// Held by its ingest.
+    pub(crate) ingest_running: tokio::sync::Mutex<()>,
 }
 
 /// Pages that could not be rebuilt.
@@ -217,9 +221,13 @@ impl Timeline {
         let at = manifest.disk_consistent_lsn;
         let partitions = publish::open_layers(folder, &manifest, &store, &environment)?;
         let layers = LayerMap::new(MemoryLayer::new(at), partitions);
-        let state = match newest_state(Lineage::new(&layers, ancestor.as_ref()), at)? {
-            Some((lsn, state)) if lsn == at => state,
-            _ => bail!("the running state at {at}, where its layers end, is missing: a layer file is damaged"),
+        let start_state = manifest.start_state.clone().filter(|_| at == manifest.start_lsn);
+        let state = match start_state {
+            Some(state) => state,
+            None => match newest_state(Lineage::new(&layers, ancestor.as_ref()), at)? {
+                Some((lsn, state)) if lsn == at => state,
+                _ => bail!("the running state at {at}, where its layers end, is missing: a layer file is damaged"),
+            },
         };
         let (terms, _) = watch::channel(manifest.term_history.clone().into());
         Ok(Arc::new(Timeline {
@@ -247,6 +255,8 @@ impl Timeline {
             flush: Mutex::new(()),
             ingest: Mutex::default(),
             damaged: Mutex::default(),
+            closing: Shutdown::new(),
+            ingest_running: tokio::sync::Mutex::default(),
         }))
     }
 
@@ -325,7 +335,7 @@ impl Timeline {
         self.damaged.lock().clone()
     }
 
-    /// WAL from the start of `start_lsn`'s segment up to `start_lsn`. Blocks.
+    /// WAL from the start of `start_lsn`'s segment up to `start_lsn`, of a timeline that is no branch. Blocks.
     pub fn wal_prefix(&self) -> std::io::Result<Vec<u8>> {
         self.creation_file(WAL_PREFIX_FILE)
     }
@@ -342,9 +352,17 @@ impl Timeline {
         }
     }
 
-    /// The `pg_control` that the timeline was created with. Blocks.
+    /// The `pg_control` that the timeline, or the oldest of its ancestors, was created with. Blocks.
     pub fn original_control_file(&self) -> std::io::Result<Vec<u8>> {
-        self.creation_file(CONTROL_FILE)
+        match &self.ancestor {
+            Some(ancestor) => ancestor.timeline.original_control_file(),
+            None => self.creation_file(CONTROL_FILE),
+        }
+    }
+
+    /// Whether a flush is under way is settled: none begins any more. Blocks.
+    pub(crate) fn end_flushes(&self) {
+        drop(self.flush.lock());
     }
 
     /// Waits until `lsn` is ingested, for a compute of `term`, and the ancestors are as far as this branch needs them.
@@ -357,6 +375,27 @@ impl Timeline {
     ) -> Result<(), WaitError> {
         self.wait_for_own(lsn, term, timeout, shutdown).await?;
         self.wait_for_ancestors(timeout, shutdown).await
+    }
+
+    /// Changes branches, leases or the lifecycle. Durable when this returns (H24). One lock orders this with whatever gives history up (H27).
+    pub async fn record(&self, edit: &Edit) -> anyhow::Result<()> {
+        let ticket = self.publish(edit, &[], None)?;
+        Ok(ticket.durable().await?)
+    }
+
+    /// Its branches, and where each begins.
+    pub fn branches(&self) -> BTreeMap<TimelineId, Lsn> {
+        self.manifest.lock().branches.clone()
+    }
+
+    /// What is leased.
+    pub fn leases(&self) -> BTreeMap<String, Lease> {
+        self.manifest.lock().leases.clone()
+    }
+
+    /// What it is for now.
+    pub fn lifecycle(&self) -> TimelineState {
+        self.manifest.lock().state
     }
 
     /// Waits until all ancestors are as far as this branch needs them: always, but after a restart.

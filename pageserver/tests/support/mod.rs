@@ -219,8 +219,20 @@ async fn serve(
     mut changed: watch::Receiver<()>,
 ) -> anyhow::Result<()> {
     connection.welcome("17.11").await?;
-    assert_eq!(connection.startup().setting("ogel.reader"), Some("pageserver"));
     let Some(FrontendMessage::Query(text)) = connection.read_message().await? else { return Ok(()) };
+    if text == "SHOW ogel.flush_lsn" {
+        let end = wal.lock().end().to_string();
+        let writer = connection.writer();
+        writer.row_description(&[ogel_pgwire::Column::text("setting")]);
+        writer.data_row(&[Some(end.as_bytes())]);
+        writer.command_complete("SHOW");
+        writer.ready_for_query();
+        return Ok(writer.flush().await?);
+    }
+    let timeline = connection.startup().setting("ogel.timeline").map(str::to_owned);
+    if timeline != Some(TIMELINE.to_string()) {
+        return Ok(tokio::time::sleep(Duration::from_secs(600)).await); // a branch that nobody writes to
+    }
     let words: Vec<&str> = text.split_whitespace().collect();
     assert_eq!(words[..2], ["START_REPLICATION", "PHYSICAL"], "{text}");
     let mut at: Lsn = words[2].parse()?;
