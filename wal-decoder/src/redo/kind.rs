@@ -179,7 +179,7 @@ pub fn page_changing_kinds() -> impl Iterator<Item = (u8, u8)> {
     kinds.into_iter().flat_map(|(rmid, infos)| infos.iter().map(move |&info| (rmid, info)))
 }
 
-/// The other kinds that PostgreSQL 17 writes: resource manager and info.
+/// The other kinds that PostgreSQL 17 writes: resource manager and info. `XLOG/NOOP` has a number, but nothing writes it.
 pub fn metadata_kinds() -> impl Iterator<Item = (u8, u8)> {
     let kinds: [(u8, &[u8]); 16] = [
         (rmgr::XLOG, &[0x00, 0x10, 0x30, 0x40, 0x50, 0x60, 0x70, 0x80, 0x90, 0xa0, 0xb0, 0xd0, 0xe0]),
