@@ -10,7 +10,7 @@ use ogel_service::config::ServiceArgs;
 
 /// Serves every page of its timelines at every LSN, from the WAL that safekeepers hold.
 #[derive(Debug, Clone, Parser)]
-#[command(name = "pageserver", version)]
+#[command(name = "pageserver", version, after_help = crate::tools::HELP)]
 pub struct Config {
     /// Settings that every service has.
     #[command(flatten)]

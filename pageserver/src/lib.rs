@@ -20,3 +20,4 @@ pub mod remote;
 pub mod template;
 pub mod tenant_config;
 pub mod timeline;
+pub mod tools;

@@ -8,9 +8,12 @@ use ogel_service::{
     http::{self, Readiness},
     listen, logging,
 };
-use pageserver::{config::Config, metrics::Metrics, page_service, pageserver::Pageserver};
+use pageserver::{config::Config, metrics::Metrics, page_service, pageserver::Pageserver, tools};
 
 fn main() -> std::process::ExitCode {
+    if let Some(done) = tools::run_named() {
+        return done;
+    }
     let config: Config = config::parse_or_exit();
     if let Err(error) = config.check() {
         eprintln!("error: {error:#}");

@@ -1,18 +1,22 @@
 //! Layer files that are cut short, rotten, foreign or from the future end in errors that say so; never in wrong pages.
 #![allow(clippy::unwrap_used)]
 
-use std::{path::PathBuf, sync::Arc};
+use std::{
+    path::{Path, PathBuf},
+    sync::Arc,
+};
 
 use ogel_ids::{Lsn, TenantId, TimelineId};
 use pageserver::{
     keyspace::{Key, KeyRange},
     layer::{
         Io, LsnRange, VersionKind,
-        file::{BlockCache, LayerError, LayerFile, LayerHeader, LayerKind, fetch, write_file},
+        file::{BlockCache, LayerError, LayerFile, LayerHeader, LayerKind, examine, fetch, write_file},
         reconstruct::{Reconstruction, Scan},
         tombstone::Tombstone,
     },
 };
+use proptest::prelude::*;
 use wal_decoder::key::{Fork, Rel};
 
 const REL: Rel = Rel { spc: 1663, db: 5, rel: 16384 };
@@ -34,16 +38,23 @@ fn sample() -> Sample {
         lsns: LsnRange { start: Lsn(0), end: Lsn(800) },
         keys: KeyRange::ALL,
     };
-    write_file(&path, &header, true, |writer| {
+    write_sample(&path, &header, true);
+    Sample { _folder: folder, path, header }
+}
+
+fn write_sample(path: &Path, header: &LayerHeader, compress: bool) {
+    write_file(path, header, compress, |writer| {
         for block in 0..VERSIONS {
-            let value: Vec<u8> = (0..300_u32).flat_map(|i| (i * block).to_le_bytes()).collect();
-            writer.version(key(block), Lsn(100), VersionKind::Image, &value)?;
+            writer.version(key(block), Lsn(100), VersionKind::Image, &contents(block))?;
         }
         writer.tombstone(Tombstone { range: KeyRange::rel_pages_from(REL.fork(Fork::Main), 600), lsn: Lsn(700) });
         Ok(())
     })
     .unwrap();
-    Sample { _folder: folder, path, header }
+}
+
+fn contents(block: u32) -> Vec<u8> {
+    (0..300_u32).flat_map(|i| (i * block).to_le_bytes()).collect()
 }
 
 fn key(block: u32) -> Key {
@@ -132,6 +143,93 @@ fn foreign_and_future_files_are_named() {
     assert!(matches!(read_all(&sample), Err(LayerError::FutureVersion { found: 2, known: 1, .. })));
     std::fs::write(&sample.path, b"not a layer").unwrap();
     assert!(matches!(read_all(&sample), Err(LayerError::Damaged { .. })));
+}
+
+/// Offsets and lengths of the blocks of an uncompressed file.
+fn blocks(file: &[u8]) -> Vec<(usize, usize)> {
+    let mut blocks = Vec::new();
+    let mut at = 128;
+    while at < file.len() - 64 {
+        let len = 5 + u32::from_be_bytes(file[at + 1..at + 5].try_into().unwrap()) as usize + 4;
+        blocks.push((at, len));
+        at += len;
+    }
+    blocks
+}
+
+fn seal(bytes: &mut [u8]) {
+    let (content, checksum) = bytes.split_at_mut(bytes.len() - 4);
+    checksum.copy_from_slice(&crc32c::crc32c(content).to_be_bytes());
+}
+
+fn reads_at(sample: &Sample, block: u32) -> Result<Option<Vec<u8>>, LayerError> {
+    let file = Arc::new(LayerFile::open(&sample.path, &sample.header, Arc::new(BlockCache::new(1 << 20)))?);
+    let read = read_one(&file, block, 600, Io::MayBlock)?;
+    Ok(read.base().map(|base| base.to_vec()))
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig { cases: 300, ..ProptestConfig::default() })]
+
+    /// Rot: every flip is found by the tool; a reader gets the right value or an error, never another value.
+    #[test]
+    fn rot_is_found_by_the_tool_and_never_served(at in any::<prop::sample::Index>(), bit in 0..8_u8, block in 0..VERSIONS) {
+        let (sample, whole) = uncompressed();
+        let mut rotten = whole.clone();
+        let at = at.index(rotten.len());
+        rotten[at] ^= 1 << bit;
+        let found = examine(&rotten, |_| {});
+        prop_assert!(found.is_err() || !found.unwrap().problems.is_empty(), "byte {} of {}", at, rotten.len());
+        std::fs::write(&sample.path, &rotten).unwrap();
+        if let Ok(value) = reads_at(sample, block) {
+            prop_assert_eq!(value, Some(contents(block)));
+        }
+    }
+
+    /// Malice: whoever can write a file can also write its checksums. Anything may come out of that, but no panic and no endless loop.
+    #[test]
+    fn forged_files_end_in_errors(
+        which in any::<prop::sample::Index>(),
+        flips in prop::collection::vec((any::<prop::sample::Index>(), any::<u8>()), 1..6),
+        block in 0..VERSIONS,
+    ) {
+        let (sample, whole) = uncompressed();
+        let mut forged = whole.clone();
+        let mut parts = blocks(&forged);
+        // Index, tombstones and root come last; header and footer as often.
+        parts.drain(..parts.len() - 5);
+        parts.extend([(0, 128), (whole.len() - 64, 64)]);
+        let (start, len) = parts[which.index(parts.len())];
+        let part = &mut forged[start..start + len];
+        for (at, byte) in flips {
+            let at = at.index(part.len());
+            part[at] = byte;
+        }
+        seal(part);
+        let _ = examine(&forged, |_| {});
+        std::fs::write(&sample.path, &forged).unwrap();
+        let _ = reads_at(sample, block);
+        let _ = read_all(sample);
+    }
+
+    #[test]
+    fn any_bytes_are_examined(bytes in prop::collection::vec(any::<u8>(), 0..600)) {
+        prop_assert!(examine(&bytes, |_| {}).is_err(), "not a layer file");
+    }
+}
+
+/// A file whose blocks can be told apart without unpacking them.
+fn uncompressed() -> (&'static Sample, &'static Vec<u8>) {
+    thread_local! {
+        static SAMPLE: &'static (Sample, Vec<u8>) = Box::leak(Box::new({
+            let sample = sample();
+            write_sample(&sample.path, &sample.header, false);
+            let whole = std::fs::read(&sample.path).unwrap();
+            assert_eq!(examine(&whole, |_| {}).unwrap().problems, Vec::<String>::new());
+            (sample, whole)
+        }));
+    }
+    SAMPLE.with(|sample| (&sample.0, &sample.1))
 }
 
 /// Files of every version stay readable. Written once by `OGEL_WRITE_FIXTURE=1 cargo test`, then never again.

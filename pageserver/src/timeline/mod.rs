@@ -569,7 +569,7 @@ impl Timeline {
             size_bytes: layer.size_bytes() as u64,
         });
         let files = layers.files().into_iter().map(|file| LayerInfo {
-            place: "local",
+            place: if file.file.is_local() { "local" } else { "remote" },
             name: Some(file.desc.name),
             kind: Some(file.desc.kind),
             start_lsn: file.desc.lsns.start,

@@ -11,6 +11,8 @@ const RAW: u8 = 0;
 const ZSTD: u8 = 1;
 const HEAD: usize = 5;
 const CHECKSUM: usize = 4;
+/// Longest block that is unpacked: PostgreSQL's longest record, and then some. A damaged length must not cost memory.
+const MAX_RAW_BYTES: usize = 1100 << 20;
 /// Fast; what it gives away in density, later compaction can win back.
 const ZSTD_LEVEL: i32 = 1;
 
@@ -40,6 +42,9 @@ pub(super) fn decode(block: &[u8]) -> Result<Vec<u8>, &'static str> {
         return Err("checksum of a block is wrong");
     }
     let raw_len = u32::from_be_bytes(take(content, 1)) as usize;
+    if raw_len > MAX_RAW_BYTES {
+        return Err("a block is longer than any can be");
+    }
     let raw = match content[0] {
         RAW => content[HEAD..].to_vec(),
         ZSTD => zstd::bulk::decompress(&content[HEAD..], raw_len).map_err(|_| "a block cannot be decompressed")?,

@@ -6,6 +6,7 @@
 mod block;
 mod cache;
 mod error;
+mod examine;
 mod fetch;
 mod format;
 mod reader;
@@ -14,6 +15,7 @@ mod writer;
 
 pub use cache::BlockCache;
 pub use error::LayerError;
+pub use examine::{Examined, ExaminedVersion, examine};
 pub use fetch::{StoredValue, fetch};
 pub use format::{FORMAT_VERSION, LayerHeader, LayerKind};
 pub use reader::LayerFile;

@@ -151,7 +151,12 @@ impl LayerFile {
         let root: Vec<RootEntry> = root.chunks_exact(RootEntry::SIZE).map(RootEntry::decode).collect();
         let mut tombstones = TombstoneSet::default();
         let raw = block(footer.tombstones)?;
-        block::decode_tombstones(&raw).map_err(|what| self.damaged(what))?.for_each(|t| tombstones.insert(t));
+        for tombstone in block::decode_tombstones(&raw).map_err(|what| self.damaged(what))? {
+            if tombstone.range.start >= tombstone.range.end {
+                return Err(self.damaged("a tombstone covers nothing"));
+            }
+            tombstones.insert(tombstone);
+        }
         if start < footer_start {
             for entry in &root {
                 self.cache.insert(self.number, entry.block.offset, block(entry.block)?.into());
