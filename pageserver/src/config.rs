@@ -57,6 +57,9 @@ pub struct Config {
     /// Memory for blocks of layer files, MiB
     #[arg(long, env = "OGEL_BLOCK_CACHE_MB", default_value_t = 128, value_parser = clap::value_parser!(u64).range(1..=1_048_576))]
     pub block_cache_mb: u64,
+    /// Layers of one timeline that may wait for the object store, MiB; beyond it, ingest waits too
+    #[arg(long, env = "OGEL_UPLOAD_QUEUE_MB", default_value_t = 2048, value_parser = clap::value_parser!(u64).range(1..=1 << 30))]
+    pub upload_queue_mb: u64,
     /// Local disk that layer files may take, MiB; those read longest ago are then read from the object store (0 = no limit)
     #[arg(long, env = "OGEL_DISK_BUDGET_MB", default_value_t = 0, value_parser = clap::value_parser!(u64).range(0..=1 << 30))]
     pub disk_budget_mb: u64,

@@ -99,10 +99,32 @@ impl Pageserver {
     pub async fn start(config: &Config, metrics: Metrics, shutdown: Shutdown) -> anyhow::Result<Arc<Pageserver>> {
         let folder = DataFolder::take(&config.data_dir)?;
         claim_folder(folder.path(), NodeId(config.node_id))?;
-        let mib = |count: u64| count << 20;
         let default_store = folder.path().join("remote");
         let store = ObjectStore::open(&config.remote, &default_store, metrics.object_store.clone())?;
         tracing::info!(store = store.url(), "object store");
+        Self::start_in(folder, store, config, metrics, shutdown).await
+    }
+
+    /// Like [`Pageserver::start`], on a store that is open already.
+    pub async fn start_on(
+        store: ObjectStore,
+        config: &Config,
+        metrics: Metrics,
+        shutdown: Shutdown,
+    ) -> anyhow::Result<Arc<Pageserver>> {
+        let folder = DataFolder::take(&config.data_dir)?;
+        claim_folder(folder.path(), NodeId(config.node_id))?;
+        Self::start_in(folder, store, config, metrics, shutdown).await
+    }
+
+    async fn start_in(
+        folder: DataFolder,
+        store: ObjectStore,
+        config: &Config,
+        metrics: Metrics,
+        shutdown: Shutdown,
+    ) -> anyhow::Result<Arc<Pageserver>> {
+        let mib = |count: u64| count << 20;
         let environment = Arc::new(Environment {
             block_cache: Arc::new(BlockCache::counted(mib(config.block_cache_mb), metrics.clone())),
             remote_reader: RemoteReader::new(store.clone()),
@@ -114,6 +136,7 @@ impl Pageserver {
                 all_open_bytes: mib(config.open_layers_mb) as usize,
             },
             compress: !config.no_compression,
+            upload_queue_bytes: mib(config.upload_queue_mb),
             open_bytes: AtomicU64::new(0),
             metrics,
         });

@@ -33,6 +33,8 @@ pub(crate) struct Inner {
     timeout: Duration,
     requests: Semaphore,
     pub(crate) probed: OnceCell<()>,
+    /// Pauses are divided by this: 1, but for tests with faults.
+    haste: u32,
     #[cfg(feature = "faults")]
     pub(crate) faults: Option<Arc<crate::faults::Faults>>,
 }
@@ -48,6 +50,7 @@ impl Inner {
             timeout: self.timeout,
             requests: Semaphore::new(MAX_REQUESTS),
             probed: OnceCell::new(),
+            haste: 50,
             faults: Some(faults),
         }
     }
@@ -85,6 +88,7 @@ impl ObjectStore {
             timeout,
             requests: Semaphore::new(MAX_REQUESTS),
             probed: OnceCell::new(),
+            haste: 1,
             #[cfg(feature = "faults")]
             faults: None,
         };
@@ -241,7 +245,8 @@ impl ObjectStore {
                 last => return Err(self.error(operation, key, last)),
             };
             tracing::debug!(operation, key, attempt, "the object store failed; trying again");
-            tokio::time::sleep(retry::pause(attempt, slow_down, getrandom::u32().unwrap_or_default())).await;
+            let pause = retry::pause(attempt, slow_down, getrandom::u32().unwrap_or_default());
+            tokio::time::sleep(pause / self.inner.haste).await;
         }
         unreachable!("the loop ends by returning")
     }

@@ -165,8 +165,10 @@ impl Pageserver {
         claimed: &mut Option<Arc<TenantStore>>,
         tenant: TenantId,
     ) -> Result<Arc<TenantStore>, AttachError> {
-        if let Some(store) = claimed {
-            return Ok(store.clone());
+        match claimed.as_ref().map(|store| (store, store.fenced())) {
+            Some((store, None)) => return Ok(store.clone()),
+            Some((_, Some(fenced))) => return Err(fenced.clone().into()),
+            None => {}
         }
         let store = TenantStore::attach(&self.store, tenant, self.node_id, Insistence::IfOurs).await?;
         self.apply_tenant_config(tenant);

@@ -62,6 +62,12 @@ pub enum AttachError {
     },
 }
 
+impl From<Fenced> for AttachError {
+    fn from(fenced: Fenced) -> Self {
+        AttachError::Elsewhere { tenant: fenced.tenant, owner: fenced.owner, generation: fenced.generation }
+    }
+}
+
 impl TenantStore {
     /// Claims the next generation of a tenant.
     pub async fn attach(

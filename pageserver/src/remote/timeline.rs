@@ -196,9 +196,7 @@ impl TimelineStore {
         let place = LogPlace { generation: tenant.generation, sequence: 0 };
         tenant.store.put_new(&layout::manifest(tenant.tenant, timeline, place), manifest.encode()).await?;
         tenant.confirm().await.map_err(|error| match error {
-            ConfirmError::Fenced(Fenced { tenant, owner, generation, .. }) => {
-                AttachError::Elsewhere { tenant, owner, generation }
-            }
+            ConfirmError::Fenced(fenced) => fenced.into(),
             ConfirmError::Unknown(error) => error,
         })?;
         let this = Self::new(tenant, timeline, place, manifest.disk_consistent_lsn);
@@ -244,6 +242,11 @@ impl TimelineStore {
     /// Name of a layer's object.
     pub fn layer_key(&self, name: LayerName) -> String {
         layout::layer(self.0.tenant.tenant, self.0.timeline, name)
+    }
+
+    /// Bytes of layers that are not durable yet.
+    pub fn queued_bytes(&self) -> u64 {
+        self.0.queued_bytes.load(Ordering::Relaxed)
     }
 
     /// How the uploads stand.

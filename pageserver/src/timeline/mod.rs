@@ -102,6 +102,8 @@ pub struct Environment {
     pub freeze: FreezeLimits,
     /// Whether blocks of layer files are compressed.
     pub compress: bool,
+    /// Bytes of a timeline's layers that may wait for the object store.
+    pub upload_queue_bytes: u64,
     /// Memory of all open and frozen layers.
     pub open_bytes: AtomicU64,
     /// What is counted.

@@ -71,6 +71,11 @@ impl Timeline {
         Ok(self.store.publish(edit, &manifest, files.iter().map(upload).collect(), gone))
     }
 
+    /// Whether more waits for the object store than may.
+    pub(super) fn uploads_are_behind(&self) -> bool {
+        self.store.queued_bytes() > self.environment.upload_queue_bytes
+    }
+
     /// The manifest as it is now.
     pub fn manifest(&self) -> Manifest {
         self.manifest.lock().clone()

@@ -7,6 +7,7 @@ use std::{path::Path, sync::Arc, time::Duration};
 
 use bytes::{Buf, BufMut, Bytes, BytesMut};
 use ogel_ids::{Lsn, TenantId, Term, TimelineId};
+use ogel_object_store::ObjectStore;
 use ogel_pgwire::{
     Accepted, Client, ConnectOptions, Connection, CopyBothReader, CopyBothWriter, FrontendMessage, Limits,
 };
@@ -41,6 +42,22 @@ pub fn installed(field: &str) -> Option<String> {
     manifest.get(field)?.as_str().filter(|path| Path::new(path).exists()).map(str::to_owned)
 }
 
+fn settings(data: &Path, template: &str, safekeepers: &[&str], extra: &[&str]) -> Config {
+    let safekeepers = safekeepers.join(",");
+    let basic = [
+        "pageserver",
+        "--data-dir",
+        data.to_str().unwrap(),
+        "--template",
+        template,
+        "--safekeepers",
+        &safekeepers,
+        "--wait-lsn-timeout-s",
+        "20",
+    ];
+    ogel_service::config::parse_from([&basic, extra].concat()).unwrap()
+}
+
 /// A running pageserver.
 pub struct Server {
     pub pageserver: Arc<Pageserver>,
@@ -50,20 +67,35 @@ pub struct Server {
 
 impl Server {
     pub async fn start(data: &Path, template: &str, safekeepers: &[&str], extra: &[&str]) -> Server {
-        let config: Config = ogel_service::config::parse_from(
-            [
-                &["pageserver", "--data-dir", data.to_str().unwrap(), "--template", template][..],
-                &["--safekeepers", &safekeepers.join(","), "--wait-lsn-timeout-s", "20"],
-                extra,
-            ]
-            .concat(),
-        )
-        .unwrap();
+        let config = settings(data, template, safekeepers, extra);
         let pageserver = Pageserver::start(&config, Metrics::registered().0, Shutdown::new()).await.unwrap();
+        Self::serve(pageserver).await
+    }
+
+    /// On a store that the test holds.
+    pub async fn start_on(
+        store: &ObjectStore,
+        data: &Path,
+        template: &str,
+        safekeepers: &[&str],
+        extra: &[&str],
+    ) -> Server {
+        let config = settings(data, template, safekeepers, extra);
+        let (store, metrics) = (store.clone(), Metrics::registered().0);
+        Self::serve(Pageserver::start_on(store, &config, metrics, Shutdown::new()).await.unwrap()).await
+    }
+
+    async fn serve(pageserver: Arc<Pageserver>) -> Server {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let address = listener.local_addr().unwrap().to_string();
         let pages = tokio::spawn(page_service::serve(listener, pageserver.clone()));
         Server { pageserver, address, pages }
+    }
+
+    /// Without writing or uploading anything more.
+    pub async fn crash(self) {
+        self.pageserver.shutdown.begin();
+        self.pages.await.unwrap();
     }
 
     pub fn timeline(&self) -> Arc<Timeline> {

@@ -178,7 +178,8 @@ impl Follower<'_> {
         let mut tick = tokio::time::interval(FEEDBACK_INTERVAL);
         loop {
             tokio::select! {
-                piece = self.reader.receive() => {
+                // While the object store is away, the WAL stays with the safekeepers rather than filling this disk.
+                piece = self.reader.receive(), if !self.timeline.uploads_are_behind() => {
                     let Some(piece) = piece? else { return Ok(()) };
                     self.last_heard = Instant::now();
                     self.take_all(SafekeeperMessage::parse(piece)?)?;
@@ -232,6 +233,13 @@ impl Follower<'_> {
     }
 
     fn check_progress(&mut self) -> Result<(), FollowError> {
+        if let Some(failure) = self.timeline.store.failure() {
+            return Err(FollowError::Disk(failure.into()));
+        }
+        if self.timeline.uploads_are_behind() {
+            (self.last_heard, self.waited_since) = (Instant::now(), None); // nobody was listened to
+            return Ok(());
+        }
         if self.last_heard.elapsed() > SILENCE_LIMIT {
             return Err(FollowError::Silent);
         }
