@@ -96,10 +96,12 @@ async fn a_lost_disk_loses_nothing_and_comes_back_in_constant_time() {
         server.stop().await;
         assert_eq!(safekeeper.wal.lock().feedback[2].0 & 7, 0);
 
-        let before = store.metrics().requests("get") + store.metrics().requests("list") + store.metrics().requests("put");
+        let before =
+            store.metrics().requests("get") + store.metrics().requests("list") + store.metrics().requests("put");
         let server =
             Server::start_on(&store, &folder.path().join("b"), &template, &[&safekeeper.address], &SMALL_LAYERS).await;
-        let after = store.metrics().requests("get") + store.metrics().requests("list") + store.metrics().requests("put");
+        let after =
+            store.metrics().requests("get") + store.metrics().requests("list") + store.metrics().requests("put");
         requests.push((layers, after - before));
         server.wait_for(end, 1).await;
         check(&server, layers).await;
@@ -116,7 +118,8 @@ async fn evicted_layers_are_read_from_the_store() {
     let folder = tempfile::tempdir().unwrap();
     let store = ObjectStore::memory(StoreMetrics::default());
     let safekeeper = FakeSafekeeper::start(Arc::default()).await;
-    let limits = [&SMALL_LAYERS[..], &["--disk-budget-mb", "1", "--disk-free-mb", "0", "--block-cache-mb", "1"]].concat();
+    let limits =
+        [&SMALL_LAYERS[..], &["--disk-budget-mb", "1", "--disk-free-mb", "0", "--block-cache-mb", "1"]].concat();
     let server = Server::start_on(&store, folder.path(), &template, &[&safekeeper.address], &limits).await;
     let mut writer = create(&server, &safekeeper).await;
     write(&server, &safekeeper, &mut writer, 0..4).await;
@@ -139,8 +142,7 @@ async fn the_older_of_two_pageservers_is_fenced_and_says_so() {
     let folder = tempfile::tempdir().unwrap();
     let store = ObjectStore::memory(StoreMetrics::default());
     let (ours, theirs) = (FakeSafekeeper::start(Arc::default()).await, FakeSafekeeper::start(Arc::default()).await);
-    let older =
-        Server::start_on(&store, &folder.path().join("a"), &template, &[&ours.address], &SMALL_LAYERS).await;
+    let older = Server::start_on(&store, &folder.path().join("a"), &template, &[&ours.address], &SMALL_LAYERS).await;
     let mut writer = create(&older, &ours).await;
     write(&older, &ours, &mut writer, 0..2).await;
     settled(&older).await;
@@ -240,8 +242,7 @@ async fn live_and_die(
     });
     let mut writer = WalWriter::behind(&server);
     write(&server, safekeeper, &mut writer, 0..3).await;
-    let survived =
-        tokio::time::timeout(Duration::from_millis(300), timeline.store().drained().durable()).await.is_ok();
+    let survived = tokio::time::timeout(Duration::from_millis(300), timeline.store().drained().durable()).await.is_ok();
     server.crash().await;
     (true, survived)
 }
@@ -254,15 +255,15 @@ async fn a_crash_between_any_two_requests_loses_nothing_that_was_acknowledged() 
         let folder = tempfile::tempdir().unwrap();
         let store = ObjectStore::memory(StoreMetrics::default());
         let safekeeper = FakeSafekeeper::start(Arc::default()).await;
-        let (created, survived) =
-            live_and_die(&store, &folder.path().join("a"), &template, &safekeeper, last).await;
+        let (created, survived) = live_and_die(&store, &folder.path().join("a"), &template, &safekeeper, last).await;
         let advertised = safekeeper.wal.lock().feedback[2];
 
         let server =
             Server::start_on(&store, &folder.path().join("b"), &template, &[&safekeeper.address], &SMALL_LAYERS).await;
         if created {
             let timeline = server.pageserver.attached(TENANT, TIMELINE).await;
-            let timeline = timeline.unwrap_or_else(|error| panic!("acknowledged, then lost at request {last}: {error}"));
+            let timeline =
+                timeline.unwrap_or_else(|error| panic!("acknowledged, then lost at request {last}: {error}"));
             let restored = timeline.manifest().disk_consistent_lsn;
             assert!(restored >= advertised, "{advertised} was advertised, {restored} is there (request {last})");
             let end = safekeeper.wal.lock().end();
