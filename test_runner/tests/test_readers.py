@@ -51,12 +51,13 @@ class ReceiveWal:
         self.log.close()
 
 
-def read_wal(folder: Path, start: int, end: int) -> bytes:
-    """The WAL from `start` to `end` out of a folder's segments, finished ones and the one that still grows."""
+def read_wal(folder: Path, start: int, end: int, archive: Path | None = None) -> bytes:
+    """The WAL from `start` to `end` out of a folder's segments, finished ones and the one that still grows, or else the archive's."""
     wal = b""
     for number in range(start // SEGMENT_BYTES, (end - 1) // SEGMENT_BYTES + 1):
         base = number * SEGMENT_BYTES
         names = [folder / segment_name(number), folder / f"{segment_name(number)}.partial"]
+        names += [archive / segment_name(number)] if archive else []
         path = next((path for path in names if path.exists()), None)
         if path is None:
             break
@@ -68,7 +69,9 @@ def stored_wal(cluster: Cluster, node: int, start: int, end: int) -> bytes:
     """The same out of a safekeeper's store."""
     folders = {path.parent for path in (cluster.dir / f"safekeeper-{node}").rglob(segment_name((end - 1) // SEGMENT_BYTES))}
     assert len(folders) == 1, folders
-    return read_wal(folders.pop(), start, end)
+    folder = folders.pop()
+    archive = cluster.dir / "remote" / folder.relative_to(cluster.dir / f"safekeeper-{node}") / "wal"
+    return read_wal(folder, start, end, archive)
 
 
 def test_stock_tools_read_the_wal(cluster: Cluster):

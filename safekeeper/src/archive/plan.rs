@@ -83,9 +83,9 @@ pub fn next(view: &View, past: &Past, now: Duration) -> Step {
     if first < safe {
         return Step::Checkpoint;
     }
-    let is_tail = first >= view.commit_lsn.segment_number(size) && waiting_segment(view).is_none();
+    // A pageserver that has not stored what it ingested reads the WAL from the object store, should it have to.
     if let (Some(rank), Some(quiet_since)) = (view.rank, past.quiet_since)
-        && is_tail
+        && waiting_segment(view).is_none()
         && view.idle
         && view.flush_lsn == view.commit_lsn
     {
@@ -168,7 +168,10 @@ mod tests {
         assert_eq!(next(&View { flush_lsn: Lsn(371), ..idle }, &quiet, later), Step::Done, "not all is committed (H5)");
         assert_eq!(next(&View { idle: false, ..idle }, &quiet, later), Step::Done);
         assert_eq!(next(&View { first_segment: None, ..idle }, &quiet, later), Step::Done, "it is gone already");
-        let older = View { first_segment: Some(2), ..idle };
-        assert_eq!(next(&older, &quiet, later), Step::Done, "the pageserver has not ingested the segment before");
+        let behind = View { first_segment: Some(1), remote_consistent_lsn: Lsn(130), ..idle };
+        assert_eq!(next(&behind, &quiet, later), Step::ArchiveTail, "whatever the pageserver has stored");
+        let unarchived = View { rank: Some(2), backup_lsn: Lsn(250), ..idle };
+        let not_its_turn = Past { waiting_since: later, ..quiet };
+        assert_eq!(next(&unarchived, &not_its_turn, later), Step::Wait(later + 2 * TAKE_OVER), "not all is archived");
     }
 }
