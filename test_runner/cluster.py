@@ -86,19 +86,19 @@ class Cluster:
     def config(self) -> dict[str, Any]:
         return json.loads((self.dir / "ogel.json").read_text())
 
-    def url(self, **options: str) -> str:
-        """Connection string of branch main, for any libpq program."""
+    def url(self, branch: str = "main", **options: str) -> str:
+        """Connection string of a branch, for any libpq program."""
         query = "&".join(f"{name}={value}" for name, value in options.items())
-        return self.ogel("url")["connection_string"] + (f"?{query}" if query else "")
+        return self.ogel("url", branch)["connection_string"] + (f"?{query}" if query else "")
 
-    def connect(self, **options: Any) -> psycopg.Connection:
+    def connect(self, branch: str = "main", **options: Any) -> psycopg.Connection:
         options.setdefault("autocommit", True)
         options.setdefault("connect_timeout", 10)
-        return psycopg.connect(self.url(), **options)
+        return psycopg.connect(self.url(branch), **options)
 
-    def sql(self, query: str, *params: Any) -> list[tuple]:
+    def sql(self, query: str, *params: Any, branch: str = "main") -> list[tuple]:
         """One statement on a connection of its own; its rows."""
-        with self.connect() as connection:
+        with self.connect(branch) as connection:
             cursor = connection.execute(query, params or None)
             return cursor.fetchall() if cursor.description else []
 

@@ -1,4 +1,4 @@
-//! Makes a timeline: from the template on the pageserver, then on each safekeeper, bound to the stores that these have now.
+//! Makes a timeline: from the template or as a branch on the pageserver, then on each safekeeper, bound to the stores that these have now.
 //!
 //! Every step can be repeated. What must never happen is that a safekeeper that lost its store is handed an empty timeline again: with its vote
 //! two of three could elect a log that lacks acknowledged commits. So as soon as one safekeeper has the timeline, the members that it
@@ -24,12 +24,14 @@ pub struct Wanted {
     pub pageserver: String,
     /// All safekeepers.
     pub safekeepers: Vec<String>,
+    /// What it is made from, as the pageserver wants it: the text "template", or a branch's ancestor and position.
+    pub source: Value,
 }
 
 /// Makes the timeline wherever it is missing. Returns the pageserver's description of it.
 pub async fn create_timeline(http: &Http, wanted: &Wanted) -> anyhow::Result<Value> {
     let path = format!("/v1/tenant/{}/timeline/{}", wanted.tenant, wanted.timeline);
-    let made = http.put(&wanted.pageserver, &path, &json!({ "source": "template" })).await.context("pageserver")?;
+    let made = http.put(&wanted.pageserver, &path, &json!({ "source": wanted.source })).await.context("pageserver")?;
     let mut stores = Vec::new();
     let mut named = None;
     for address in &wanted.safekeepers {

@@ -38,6 +38,9 @@ pub struct Branch {
     pub sql_port: u16,
     /// Port of its supervisor's HTTP.
     pub http_port: u16,
+    /// The timeline that it was branched from, as it was asked for; none for the first one.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub parent: Option<TimelineId>,
 }
 
 /// Content of `ogel.json`.
@@ -57,7 +60,14 @@ pub struct Cluster {
     pub branches: Vec<Branch>,
     /// Whether the first timeline exists on all nodes.
     pub created: bool,
+    /// Timelines that are being made or deleted, and those of looks into the past: whatever is left of them is removed when the cluster
+    /// comes up.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub unfinished: Vec<TimelineId>,
 }
+
+/// Longest name of a branch.
+const MAX_NAME_BYTES: usize = 63;
 
 /// 16 bytes of the system's randomness.
 fn random_id() -> anyhow::Result<[u8; 16]> {
@@ -81,6 +91,7 @@ impl Cluster {
             timeline: TimelineId::from_bytes(random_id()?),
             sql_port,
             http_port: free.take()?,
+            parent: None,
         };
         Ok(Cluster {
             version: VERSION,
@@ -89,7 +100,43 @@ impl Cluster {
             pageserver,
             branches: vec![main],
             created: false,
+            unfinished: Vec::new(),
         })
+    }
+
+    /// A branch under a free name, with an id and ports of its own. It is not in the cluster yet.
+    pub fn new_branch(&self, name: &str, parent: TimelineId) -> anyhow::Result<Branch> {
+        let usable = |byte: u8| byte.is_ascii_lowercase() || byte.is_ascii_digit() || b"-_".contains(&byte);
+        if name.is_empty() || name.len() > MAX_NAME_BYTES || name.starts_with('-') || !name.bytes().all(usable) {
+            bail!(
+                "{name:?} is no name for a branch: use up to {MAX_NAME_BYTES} of a-z, 0-9, - and _, and no - in front"
+            );
+        }
+        if self.branches.iter().any(|branch| branch.name == name) {
+            bail!(
+                "there is a branch {name:?} already: take another name, or delete it with `ogel branch delete {name}`"
+            );
+        }
+        let mut free = ports::FreePorts::default();
+        let known: Vec<u16> = self.branches.iter().flat_map(|branch| [branch.sql_port, branch.http_port]).collect();
+        let mut port = || loop {
+            match free.take() {
+                Ok(port) if known.contains(&port) => {}
+                other => return other,
+            }
+        };
+        Ok(Branch {
+            name: name.to_owned(),
+            timeline: TimelineId::from_bytes(random_id()?),
+            sql_port: port()?,
+            http_port: port()?,
+            parent: Some(parent),
+        })
+    }
+
+    /// Name of the branch with this timeline.
+    pub fn name_of(&self, timeline: TimelineId) -> Option<&str> {
+        self.branches.iter().find(|branch| branch.timeline == timeline).map(|branch| branch.name.as_str())
     }
 
     /// Reads the file; `None` when there is no cluster in the folder.
@@ -137,12 +184,16 @@ impl Cluster {
         write().with_context(|| format!("cannot write {}", path.display()))
     }
 
-    /// Gives each internal port that another program has taken meanwhile a new number. SQL ports stay: people have written them down.
+    /// Gives each internal port that another program has taken meanwhile a new number. The SQL port of `main` stays: people have written it down.
     pub fn refresh_ports(&mut self) -> anyhow::Result<()> {
         let mut free = ports::FreePorts::default();
         let storage = self.safekeepers.iter_mut().chain([&mut self.pageserver]);
         let storage = storage.flat_map(|node| [&mut node.pg_port, &mut node.http_port]);
-        for port in storage.chain(self.branches.iter_mut().map(|branch| &mut branch.http_port)) {
+        let computes = self.branches.iter_mut().flat_map(|branch| match branch.name.as_str() {
+            "main" => vec![&mut branch.http_port],
+            _ => vec![&mut branch.http_port, &mut branch.sql_port],
+        });
+        for port in storage.chain(computes) {
             if !ports::is_free(*port) {
                 *port = free.take()?;
             }

@@ -58,6 +58,16 @@ impl Http {
         json(self.0.post(url(address, path)), path).await
     }
 
+    /// DELETE; `None` when it is not there (404).
+    pub async fn delete(&self, address: &str, path: &str) -> anyhow::Result<Option<Value>> {
+        let response = self.0.delete(url(address, path)).send().await.with_context(|| format!("DELETE {path}"))?;
+        if response.status() == reqwest::StatusCode::NOT_FOUND {
+            Ok(None)
+        } else {
+            answer(response, path).await.map(Some)
+        }
+    }
+
     /// PUT of bytes.
     pub async fn put_bytes(&self, address: &str, path: &str, body: Vec<u8>) -> anyhow::Result<Value> {
         json(self.0.put(url(address, path)).body(body), path).await

@@ -45,6 +45,8 @@ enum Command {
     Psql(commands::psql::Args),
     /// Print the connection string of a branch
     Url(commands::psql::UrlArgs),
+    /// Make, list, reset, rename and delete branches
+    Branch(commands::branch::Args),
     /// Show the logs
     Logs(commands::logs::Args),
     /// Start, stop or kill the compute of a branch
@@ -82,7 +84,8 @@ fn run(cli: Cli) -> anyhow::Result<ExitCode> {
             Command::Up(args) => commands::up::run(&layout, &args, json).await,
             Command::Down(args) => commands::down::run(&layout, &args, json).await,
             Command::Status => commands::status::run(&layout, json).await,
-            Command::Psql(args) => commands::psql::run(&layout, &args),
+            Command::Psql(args) => commands::psql::run(&layout, &args).await,
+            Command::Branch(args) => commands::branch::run(&layout, &args, json).await,
             Command::Url(args) => commands::psql::url(&layout, &args, json),
             Command::Logs(args) => commands::logs::run(&layout, &args, json).await,
             Command::Compute(args) => commands::node::compute(&layout, &args, json).await,

@@ -25,12 +25,57 @@ pub enum Request {
         /// Its number.
         number: u64,
     },
+    /// Make, change or list branches.
+    Branch(BranchRequest),
     /// Do something to one node.
     Node {
         /// Its name.
         node: String,
         /// What to do.
         action: NodeAction,
+    },
+}
+
+/// What can be done to branches. A position is an LSN or a time as people write them; none is the head.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(tag = "branch", rename_all = "kebab-case")]
+pub enum BranchRequest {
+    /// Make one.
+    Create {
+        /// Its name.
+        name: String,
+        /// The branch to branch from.
+        from: String,
+        /// Where.
+        at: Option<String>,
+    },
+    /// All of them, with their positions.
+    List,
+    /// Remove one for good.
+    Delete {
+        /// Its name.
+        name: String,
+    },
+    /// Give it another name.
+    Rename {
+        /// As it is.
+        name: String,
+        /// As it will be.
+        to: String,
+    },
+    /// Take it back to its parent's head, or to its own past; the present state is kept under another name.
+    Reset {
+        /// Its name.
+        name: String,
+        /// Where in its own past.
+        to: Option<String>,
+    },
+    /// A look into the past, until the connection to the daemon ends.
+    Look {
+        /// At which branch.
+        name: String,
+        /// Where.
+        at: String,
     },
 }
 

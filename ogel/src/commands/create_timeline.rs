@@ -47,6 +47,7 @@ pub async fn run(args: &Args, json: bool) -> anyhow::Result<ExitCode> {
         timeline: args.timeline,
         pageserver: args.pageserver.clone(),
         safekeepers: args.safekeepers.clone(),
+        source: "template".into(),
     };
     let made = bootstrap::create_timeline(&http, &wanted).await?;
     print(json, &made, |_| format!("timeline {} is there", args.timeline));

@@ -1,5 +1,6 @@
 //! One file per command, or per family of commands.
 
+pub mod branch;
 pub mod create_timeline;
 pub mod destroy;
 pub mod down;

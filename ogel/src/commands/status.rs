@@ -19,8 +19,14 @@ pub async fn run(layout: &Layout, json: bool) -> anyhow::Result<ExitCode> {
     };
     let mut value = client.ask(&Request::Status, say).await?;
     value["running"] = true.into();
-    let healthy =
-        value["nodes"].as_array().is_some_and(|nodes| nodes.iter().all(|node| node["process"]["phase"] == "running"));
+    // Only the compute of main runs unless somebody starts another one.
+    let idle = |node: &Value| {
+        let name = node["name"].as_str().unwrap_or_default();
+        name.starts_with("compute-") && name != "compute-main" && node["process"]["phase"] == "stopped"
+    };
+    let healthy = value["nodes"]
+        .as_array()
+        .is_some_and(|nodes| nodes.iter().all(|node| node["process"]["phase"] == "running" || idle(node)));
     print(json, &value, table);
     Ok(if healthy { ExitCode::SUCCESS } else { ExitCode::from(3) })
 }
@@ -38,9 +44,7 @@ fn table(status: &Value) -> String {
             positions(&node["detail"])
         ));
     }
-    for branch in status["branches"].as_array().into_iter().flatten() {
-        lines.push(format!("\nbranch {}: {}", text(&branch["name"]), text(&branch["connection_string"])));
-    }
+    lines.push(format!("\n{}", super::branch::tree(&status["branches"])));
     lines.join("\n")
 }
 

@@ -96,7 +96,7 @@ fn prepare(layout: &Layout, args: &Args) -> anyhow::Result<()> {
             cluster
         }
     };
-    for branch in &cluster.branches {
+    for branch in cluster.branches.iter().filter(|branch| branch.name == "main") {
         if !ports::is_free(branch.sql_port) {
             bail!(
                 "port {} of 127.0.0.1 is in use by another program: choose another with `ogel up --port N`",

@@ -34,13 +34,13 @@ impl Daemon {
             let _ = progress.send(text.to_owned());
         };
         say("starting safekeepers and pageserver");
-        for (name, node) in &self.nodes {
+        for (name, node) in self.all_nodes() {
             if !name.starts_with("compute-") && node.state().phase != Phase::Running {
                 node.start().await?;
             }
         }
-        let storage = self.nodes.keys().filter(|name| !name.starts_with("compute-"));
-        join_all(storage.map(|name| self.wait_until_ready(name)))
+        let storage = self.all_nodes().into_iter().filter(|(name, _)| !name.starts_with("compute-"));
+        join_all(storage.map(|(name, _)| async move { self.wait_until_ready(&name).await }))
             .await
             .into_iter()
             .collect::<anyhow::Result<Vec<_>>>()?;
@@ -52,6 +52,7 @@ impl Daemon {
         }
         let main = cluster.branch("main")?.clone();
         drop(cluster);
+        self.remove_unfinished().await;
         if compute {
             say("starting the compute");
             let node = self.node(&main.node())?;
@@ -66,21 +67,10 @@ impl Daemon {
         }))
     }
 
-    /// Port of a node's HTTP.
-    pub async fn http_port(&self, name: &str) -> Option<u16> {
-        let cluster = self.cluster.lock().await;
-        if name == "pageserver" {
-            return Some(cluster.pageserver.http_port);
-        }
-        let safekeepers = cluster.safekeepers.iter().map(|node| (format!("safekeeper-{}", node.id), node.http_port));
-        let computes = cluster.branches.iter().map(|branch| (branch.node(), branch.http_port));
-        safekeepers.chain(computes).find(|(node, _)| node == name).map(|(_, port)| port)
-    }
-
     /// Waits until a node serves; its end, or a failure that a restart does not mend, is reported with its last words.
     pub async fn wait_until_ready(&self, name: &str) -> anyhow::Result<()> {
         let node = self.node(name)?;
-        let port = self.http_port(name).await.context("a node without a port")?;
+        let port = node.spec.http_port;
         let since = Instant::now();
         let restarts = node.state().restarts;
         loop {
@@ -121,6 +111,7 @@ impl Daemon {
             timeline: cluster.branch("main")?.timeline,
             pageserver: local(cluster.pageserver.http_port),
             safekeepers: cluster.safekeepers.iter().map(|node| local(node.http_port)).collect(),
+            source: "template".into(),
         };
         bootstrap::create_timeline(&self.http, &wanted).await?;
         cluster.created = true;

@@ -1,12 +1,18 @@
 //! The daemon: owns the cluster's processes, restarts those that die, and serves the commands over the folder's socket.
 
+mod branches;
 mod bring_up;
 mod node;
 mod replace;
 mod specs;
 mod status;
 
-use std::{collections::BTreeMap, fs, process::ExitCode, sync::Arc};
+use std::{
+    collections::BTreeMap,
+    fs,
+    process::ExitCode,
+    sync::{Arc, PoisonError, RwLock},
+};
 
 use anyhow::{Context, bail};
 use serde_json::{Value, json};
@@ -33,8 +39,11 @@ const MAX_REQUEST_BYTES: u64 = 64 * 1024;
 pub struct Daemon {
     layout: Layout,
     cluster: Mutex<Cluster>,
-    nodes: BTreeMap<String, Node>,
+    install: Install,
+    nodes: RwLock<BTreeMap<String, Arc<Node>>>,
     http: Http,
+    /// Branches are changed one at a time.
+    branching: Mutex<()>,
     /// Bringing up is one job at a time; a second `ogel up` waits here and then finds everything done.
     up: Mutex<()>,
     ended: watch::Sender<bool>,
@@ -53,11 +62,19 @@ pub async fn run(layout: Layout) -> anyhow::Result<ExitCode> {
     let listener = UnixListener::bind(&socket).context("cannot listen on ogel.sock")?;
     let nodes = specs::all(&layout, &cluster, &install)?
         .into_iter()
-        .map(|spec| (spec.name.clone(), Node::spawn(spec)))
+        .map(|spec| (spec.name.clone(), Arc::new(Node::spawn(spec))))
         .collect();
     let (ended, mut end) = watch::channel(false);
-    let daemon =
-        Arc::new(Daemon { layout, cluster: Mutex::new(cluster), nodes, http: Http::new()?, up: Mutex::new(()), ended });
+    let daemon = Arc::new(Daemon {
+        layout,
+        cluster: Mutex::new(cluster),
+        install,
+        nodes: RwLock::new(nodes),
+        http: Http::new()?,
+        branching: Mutex::default(),
+        up: Mutex::default(),
+        ended,
+    });
     let mut terminate = signal(SignalKind::terminate())?;
     let mut interrupt = signal(SignalKind::interrupt())?;
     loop {
@@ -81,6 +98,7 @@ impl Daemon {
     async fn serve(self: Arc<Self>, stream: UnixStream) {
         let (read, mut write) = stream.into_split();
         let mut lines = BufReader::new(tokio::io::AsyncReadExt::take(read, MAX_REQUEST_BYTES)).lines();
+        let mut looks = Vec::new();
         while let Ok(Some(line)) = lines.next_line().await {
             let (progress, mut texts) = mpsc::unbounded_channel();
             let daemon = Arc::clone(&self);
@@ -101,12 +119,22 @@ impl Daemon {
                     },
                 }
             };
+            if let Reply::Done { value } = &reply
+                && let Some(look) = value["look"].as_str()
+            {
+                looks.push(look.to_owned());
+            }
             let sent = send(&mut write, &reply).await;
             if last {
                 let _ = self.ended.send(true);
             }
             if sent.is_err() {
-                return;
+                break;
+            }
+        }
+        for look in looks {
+            if let Err(error) = self.end_look(&look).await {
+                eprintln!("ogel: what is left of {look} is removed when the cluster comes up: {error:#}");
             }
         }
     }
@@ -120,15 +148,22 @@ impl Daemon {
             }
             Request::Status => self.status().await,
             Request::ReplaceSafekeeper { number } => self.replace_safekeeper(number, progress).await,
+            Request::Branch(request) => self.branch(request, progress).await,
             Request::Node { node, action } => self.act(&node, action).await,
         }
     }
 
-    fn node(&self, name: &str) -> anyhow::Result<&Node> {
-        self.nodes.get(name).with_context(|| {
-            let known: Vec<_> = self.nodes.keys().map(String::as_str).collect();
+    fn node(&self, name: &str) -> anyhow::Result<Arc<Node>> {
+        let nodes = self.nodes.read().unwrap_or_else(PoisonError::into_inner);
+        nodes.get(name).cloned().with_context(|| {
+            let known: Vec<_> = nodes.keys().map(String::as_str).collect();
             format!("there is no node {name:?}; there are: {}", known.join(", "))
         })
+    }
+
+    fn all_nodes(&self) -> Vec<(String, Arc<Node>)> {
+        let nodes = self.nodes.read().unwrap_or_else(PoisonError::into_inner);
+        nodes.iter().map(|(name, node)| (name.clone(), node.clone())).collect()
     }
 
     async fn act(&self, name: &str, action: NodeAction) -> anyhow::Result<Value> {
@@ -157,10 +192,9 @@ impl Daemon {
     /// Stops computes first, so that their last WAL finds a quorum, then the pageserver, then the safekeepers.
     async fn stop_all(&self, immediate: bool) {
         for kind in ["compute-", "pageserver", "safekeeper-"] {
-            let stops =
-                self.nodes.iter().filter(|(name, _)| name.starts_with(kind)).map(|(_, node)| async move {
-                    if immediate { node.kill(false).await } else { node.stop(true).await }
-                });
+            let nodes = self.all_nodes().into_iter().filter(|(name, _)| name.starts_with(kind));
+            let stops = nodes
+                .map(|(_, node)| async move { if immediate { node.kill(false).await } else { node.stop(true).await } });
             for result in join_all(stops).await {
                 if let Err(error) = result {
                     eprintln!("ogel: {error:#}");

@@ -43,6 +43,8 @@ pub struct Spec {
     pub log: PathBuf,
     /// How long a clean stop may take before it is killed.
     pub stop_timeout: Duration,
+    /// Port of its HTTP.
+    pub http_port: u16,
 }
 
 /// What a node does now.

@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use anyhow::{Context, bail};
+use anyhow::bail;
 use serde_json::Value;
 use tokio::{sync::mpsc::UnboundedSender, time::sleep};
 
@@ -20,7 +20,7 @@ impl Daemon {
             node.start().await?;
         }
         self.wait_until_ready(&name).await?;
-        let address = local(self.http_port(&name).await.context("a safekeeper without a port")?);
+        let address = local(node.spec.http_port);
         self.http.post(&address, "/v1/rejoin").await?;
         let mut said = String::new();
         loop {

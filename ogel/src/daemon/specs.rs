@@ -2,7 +2,11 @@
 
 use std::{ffi::OsString, time::Duration};
 
-use crate::{cluster::Cluster, install::Install, layout::Layout};
+use crate::{
+    cluster::{Branch, Cluster},
+    install::Install,
+    layout::Layout,
+};
 
 use super::node::Spec;
 
@@ -12,14 +16,11 @@ const STOP_TIMEOUT: (Duration, Duration) = (Duration::from_secs(10), Duration::f
 /// All nodes of the cluster.
 pub fn all(layout: &Layout, cluster: &Cluster, install: &Install) -> anyhow::Result<Vec<Spec>> {
     let mut specs = Vec::new();
-    let mut add = |name: String, program: &str, stop_timeout, args: Vec<OsString>| -> anyhow::Result<()> {
+    let mut add = |name: String, program: &str, http_port: u16, args: Vec<OsString>| -> anyhow::Result<()> {
         let (data, log) = (layout.data(&name), layout.log(&name));
-        let data_args = [OsString::from("--data-dir"), data.clone().into()];
-        let args = match program {
-            "compute" => std::iter::once("run".into()).chain(data_args).chain(args).collect(),
-            _ => data_args.into_iter().chain(args).collect(),
-        };
-        specs.push(Spec { name, program: install.program(program)?, args, data, log, stop_timeout });
+        let args = [OsString::from("--data-dir"), data.clone().into()].into_iter().chain(args).collect();
+        let program = install.program(program)?;
+        specs.push(Spec { name, program, args, data, log, stop_timeout: STOP_TIMEOUT.0, http_port });
         Ok(())
     };
     for node in &cluster.safekeepers {
@@ -36,7 +37,7 @@ pub fn all(layout: &Layout, cluster: &Cluster, install: &Install) -> anyhow::Res
             ("--peers", peers.join(",")),
         ]);
         args.extend(remote(layout));
-        add(format!("safekeeper-{}", node.id), "safekeeper", STOP_TIMEOUT.0, args)?;
+        add(format!("safekeeper-{}", node.id), "safekeeper", node.http_port, args)?;
     }
     let safekeepers: Vec<_> = cluster.safekeepers.iter().map(|node| format!("127.0.0.1:{}", node.pg_port)).collect();
     let mut args = words([
@@ -47,27 +48,52 @@ pub fn all(layout: &Layout, cluster: &Cluster, install: &Install) -> anyhow::Res
     ]);
     args.extend(["--template".into(), install.template.clone().into()]);
     args.extend(remote(layout));
-    add("pageserver".into(), "pageserver", STOP_TIMEOUT.0, args)?;
+    add("pageserver".into(), "pageserver", cluster.pageserver.http_port, args)?;
 
-    let safekeepers: Vec<_> =
-        cluster.safekeepers.iter().map(|node| format!("{}=127.0.0.1:{}", node.id, node.pg_port)).collect();
     for branch in &cluster.branches {
-        let mut args = words([
-            ("--tenant", cluster.tenant.to_string()),
-            ("--timeline", branch.timeline.to_string()),
-            ("--safekeepers", safekeepers.join(",")),
-            ("--pageserver", format!("127.0.0.1:{}", cluster.pageserver.pg_port)),
-            ("--sql-listen", format!("127.0.0.1:{}", branch.sql_port)),
-            ("--http-listen", format!("127.0.0.1:{}", branch.http_port)),
-        ]);
-        args.extend(["--pg-prefix".into(), install.pg_prefix.clone().into()]);
-        args.extend(["--ext-dir".into(), install.ext_dir.clone().into()]);
-        for setting in std::env::var("OGEL_PG_SETTINGS").unwrap_or_default().split_whitespace() {
-            args.extend(["--pg-setting".into(), setting.into()]);
-        }
-        add(branch.node(), "compute", STOP_TIMEOUT.1, args)?;
+        specs.push(compute(layout, cluster, install, branch, Use::ReadWrite)?);
     }
     Ok(specs)
+}
+
+/// What a branch's compute is for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Use {
+    /// Anything.
+    ReadWrite,
+    /// Looking: transactions are read-only unless the user insists, and the branch is thrown away.
+    Look,
+}
+
+/// The compute of a branch.
+pub fn compute(
+    layout: &Layout,
+    cluster: &Cluster,
+    install: &Install,
+    branch: &Branch,
+    purpose: Use,
+) -> anyhow::Result<Spec> {
+    let (name, data) = (branch.node(), layout.data(&branch.node()));
+    let safekeepers: Vec<_> =
+        cluster.safekeepers.iter().map(|node| format!("{}=127.0.0.1:{}", node.id, node.pg_port)).collect();
+    let mut args = vec!["run".into(), "--data-dir".into(), data.clone().into()];
+    args.extend(words([
+        ("--tenant", cluster.tenant.to_string()),
+        ("--timeline", branch.timeline.to_string()),
+        ("--safekeepers", safekeepers.join(",")),
+        ("--pageserver", format!("127.0.0.1:{}", cluster.pageserver.pg_port)),
+        ("--sql-listen", format!("127.0.0.1:{}", branch.sql_port)),
+        ("--http-listen", format!("127.0.0.1:{}", branch.http_port)),
+    ]));
+    args.extend(["--pg-prefix".into(), install.pg_prefix.clone().into()]);
+    args.extend(["--ext-dir".into(), install.ext_dir.clone().into()]);
+    let settings = std::env::var("OGEL_PG_SETTINGS").unwrap_or_default();
+    let look = ["default_transaction_read_only=on", "autovacuum=off"];
+    for setting in settings.split_whitespace().chain(look.into_iter().filter(|_| purpose == Use::Look)) {
+        args.extend(["--pg-setting".into(), setting.into()]);
+    }
+    let (program, log) = (install.program("compute")?, layout.log(&name));
+    Ok(Spec { name, program, args, data, log, stop_timeout: STOP_TIMEOUT.1, http_port: branch.http_port })
 }
 
 /// The object store; one that is named in the environment is for the nodes to read there.

@@ -23,7 +23,7 @@ impl Daemon {
         asks.push(("pageserver".into(), cluster.pageserver.http_port, timeline));
         asks.extend(cluster.branches.iter().map(|branch| (branch.node(), branch.http_port, "/v1/status".into())));
         let answers = join_all(asks.iter().map(|(name, port, path)| async move {
-            let process = self.node(name).map(super::node::Node::state)?;
+            let process = self.node(name)?.state();
             let detail = match process.pid {
                 Some(_) => self
                     .http
@@ -37,9 +37,7 @@ impl Daemon {
         let nodes = answers.await.into_iter().collect::<anyhow::Result<Vec<_>>>()?;
         Ok(json!({
             "dir": self.layout.root(), "tenant": cluster.tenant, "created": cluster.created, "nodes": nodes,
-            "branches": cluster.branches.iter().map(|branch| json!({
-                "name": branch.name, "timeline": branch.timeline, "connection_string": branch.url(),
-            })).collect::<Vec<_>>(),
+            "branches": self.branch_list(&cluster).await,
         }))
     }
 }
