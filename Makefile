@@ -13,7 +13,7 @@ N ?= 2000
 FUZZ_SECONDS ?= 60
 
 .PHONY: help build build-rust postgres postgres-all ext up down test test-rust test-cluster verify fix regress \
-	walcheck sim model chaos fuzz bench bench-decoder bench-redo bench-coldstart bench-commit bench-election
+	walcheck sim model chaos fuzz bench bench-decoder bench-redo bench-branch bench-coldstart bench-commit bench-election
 
 help: ## List the targets
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 18
@@ -90,6 +90,9 @@ bench-redo: postgres-all ## WAL decoding against stock PostgreSQL's own crash re
 
 bench-coldstart: postgres-all ext build-rust ## Cold start of a compute, phase by phase
 	$(PYTHON) test_runner/bench_coldstart.py
+
+bench-branch: postgres ext build-rust ## Branch creation, on a small and on a larger database
+	$(PYTHON) test_runner/bench_branch.py
 
 bench-commit: postgres-all ext build-rust ## Commits on our quorum beside stock synchronous replication
 	$(PYTHON) test_runner/bench_commit.py

@@ -175,7 +175,8 @@ def test_a_look_into_the_past_leaves_nothing(cluster: Cluster):
 
 def test_what_is_refused(cluster: Cluster):
     cluster.sql("CREATE TABLE t (a int)")
-    cluster.ogel("branch", "create", "dev")
+    create(cluster, "dev")
+    cluster.sql("INSERT INTO t VALUES (1)", branch="dev")
     cluster.ogel("branch", "create", "deep", "--from", "dev")
     assert "already" in refused(cluster, "branch", "create", "dev")
     assert "there are: main, dev, deep" in refused(cluster, "branch", "create", "x", "--from", "nowhere")

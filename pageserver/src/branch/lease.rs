@@ -2,7 +2,10 @@
 //!
 //! A lease is durable before it is acknowledged. It holds until it is given back, or found expired.
 
-use std::time::{Duration, SystemTime, UNIX_EPOCH};
+use std::{
+    sync::Arc,
+    time::{Duration, SystemTime, UNIX_EPOCH},
+};
 
 use super::point::{Origin, Point, PointError, resolve};
 use crate::{
@@ -10,7 +13,6 @@ use crate::{
     pageserver::Pageserver,
     timeline::Timeline,
 };
-use std::sync::Arc;
 
 /// Longest lease; a longer use renews it.
 pub const MAX_LEASE: Duration = Duration::from_secs(7 * 86_400);
@@ -35,13 +37,27 @@ impl Pageserver {
         point: Point,
         length: Duration,
     ) -> Result<(Origin, Lease), LeaseError> {
-        let origin = resolve(self, timeline, point).await?;
+        let origin = match held(&timeline, id).await.map_err(LeaseError::Record)? {
+            Some(origin) => origin,
+            None => resolve(self, timeline, point).await?,
+        };
         let lease = Lease { lsn: origin.lsn, expires_s: now_s().saturating_add(length.min(MAX_LEASE).as_secs()) };
         origin.timeline.drop_expired_leases().await.map_err(LeaseError::Record)?;
         let begin = Edit::LeaseAdded { id: id.to_owned(), lease };
         origin.timeline.record(&begin).await.map_err(LeaseError::Record)?;
         Ok((origin, lease))
     }
+}
+
+/// The moment that a lease of this id holds already; renewing it does not look for it again, since a cutoff may have passed it.
+async fn held(timeline: &Arc<Timeline>, id: &str) -> anyhow::Result<Option<Origin>> {
+    let lineage =
+        std::iter::successors(Some(timeline), |timeline| timeline.ancestor.as_ref().map(|found| &found.timeline));
+    let found = lineage.filter_map(|timeline| Some((timeline.clone(), timeline.leases().get(id)?.lsn))).next();
+    let Some((timeline, lsn)) = found else { return Ok(None) };
+    let owner = timeline.clone();
+    let state = tokio::task::spawn_blocking(move || owner.state_at(lsn)).await??;
+    Ok(Some(Origin { timeline, lsn, state }))
 }
 
 impl Timeline {

@@ -314,7 +314,14 @@ impl Timeline {
 
     /// Where the history begins that can be read, that of its ancestors included.
     pub fn history_start(&self) -> Lsn {
-        self.ancestor.as_ref().map_or(self.start_lsn, |ancestor| ancestor.timeline.history_start())
+        let cutoff = self.manifest.lock().gc_cutoff.max(self.start_lsn);
+        match &self.ancestor {
+            Some(ancestor) if cutoff == self.start_lsn => {
+                // Of what the ancestor has given up, the branch point stays.
+                Some(ancestor.timeline.history_start()).filter(|begins| *begins <= ancestor.lsn).unwrap_or(cutoff)
+            }
+            _ => cutoff,
+        }
     }
 
     /// All known terms.
