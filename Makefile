@@ -13,7 +13,7 @@ N ?= 2000
 FUZZ_SECONDS ?= 60
 
 .PHONY: help build build-rust postgres postgres-all ext up down test test-rust test-cluster verify fix regress \
-	walcheck sim model chaos fuzz bench bench-decoder bench-redo bench-branch bench-coldstart bench-commit bench-election
+	walcheck pagecheck sim model chaos fuzz bench bench-decoder bench-redo bench-branch bench-coldstart bench-commit bench-election
 
 help: ## List the targets
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 18
@@ -62,6 +62,9 @@ regress: postgres-all ext build-rust ## PostgreSQL's own core regression suite o
 	$(PYTHON) test_runner/regress.py
 	$(PYTHON) test_runner/regress.py --shared-buffers 2MB --file-cache 64MB
 	$(PYTHON) test_runner/regress.py --shared-buffers 2MB --file-cache 0
+
+pagecheck: postgres-all ext build-rust ## Every page of the pageserver compared with stock PostgreSQL's after the same WAL, at six positions
+	$(PYTHON) test_runner/pagecheck.py
 
 walcheck: postgres-all ## Redo compared with PostgreSQL's own page images, on stock and patched WAL
 	$(CARGO) build --release -p walcheck

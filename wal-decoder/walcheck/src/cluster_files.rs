@@ -93,7 +93,8 @@ fn read_page(data: &Path, at: PageRef) -> Result<Page> {
     }
 }
 
-fn relation_file(data: &Path, fork: RelFork) -> Result<PathBuf> {
+/// Where a fork is, or its first gigabyte.
+pub(crate) fn relation_file(data: &Path, fork: RelFork) -> Result<PathBuf> {
     let name = format!("{}{}", fork.rel.rel, fork.fork.file_suffix());
     Ok(match fork.rel.spc {
         GLOBAL_TABLESPACE => data.join("global").join(name),
