@@ -33,7 +33,7 @@ pub mod wire;
 
 pub use acceptor::{
     Acceptor, AcceptorAction, AcceptorEvent, AcceptorState, AdoptError, ArchivedTail, ConnectionId, FetchId, Join,
-    JoinError, PeerStatus, RestoreError, TimelineIdentity, Token,
+    JoinError, PeerStatus, Repair, RestoreError, TimelineIdentity, Token,
 };
 pub use history::{HistoryEntry, HistoryError, MAX_HISTORY_ENTRIES, TermHistory};
 pub use membership::{MAX_MEMBERS, Member, Membership, MembershipError};

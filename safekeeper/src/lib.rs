@@ -11,6 +11,7 @@
 //! disk/          its files: segments, control file, side file of acknowledged ends, recovery
 //! wire/          PostgreSQL-wire port: proposers, readers, peers
 //! rejoin/        a node that lost its store takes its place again
+//! repair.rs      damaged WAL is repaired from a peer
 //! peers/         connections to the other safekeepers: news of progress, catching up
 //! archive/       the object store: finished WAL goes there, what is not needed here is removed
 //! http.rs        HTTP port
@@ -28,6 +29,7 @@ mod metrics;
 mod peers;
 mod registry;
 mod rejoin;
+mod repair;
 mod settings;
 mod store;
 mod timeline;
@@ -137,6 +139,7 @@ impl Safekeeper {
         }
 
         let readiness = Readiness::starting();
+        tokio::spawn(repair::run(registry.clone(), shutdown.clone()));
         let rejoin = Rejoin::new(registry.clone(), shutdown.clone());
         let router = base_routes(readiness.clone(), Arc::new(metrics_registry)).merge(http::routes(
             registry.clone(),

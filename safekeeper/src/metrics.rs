@@ -35,6 +35,10 @@ pub struct Metrics {
     pub timelines_out_of_space: Gauge<i64, AtomicI64>,
     /// Timelines that cannot be served because their files are damaged.
     pub refused_timelines: Gauge<i64, AtomicI64>,
+    /// Timelines whose damaged WAL was repaired from a peer.
+    pub repaired_timelines: Counter<u64, AtomicU64>,
+    /// WAL that was written again for that.
+    pub repaired_wal_bytes: Counter<u64, AtomicU64>,
 }
 
 impl Metrics {
@@ -54,6 +58,8 @@ impl Metrics {
             open_timelines: Gauge::default(),
             timelines_out_of_space: Gauge::default(),
             refused_timelines: Gauge::default(),
+            repaired_timelines: Counter::default(),
+            repaired_wal_bytes: Counter::default(),
         };
         let m = &metrics;
         registry.register_with_unit("wal_written", "WAL written", Unit::Bytes, m.wal_written_bytes.clone());
@@ -79,6 +85,17 @@ impl Metrics {
         registry.register("readers", "Connected readers of WAL", m.readers.clone());
         registry.register_with_unit("wal_sent", "WAL sent to readers", Unit::Bytes, m.wal_sent_bytes.clone());
         registry.register("open_timelines", "Timelines open", m.open_timelines.clone());
+        registry.register(
+            "repaired_timelines",
+            "Timelines whose damaged WAL was repaired from a peer",
+            m.repaired_timelines.clone(),
+        );
+        registry.register_with_unit(
+            "repaired_wal",
+            "Damaged WAL written again from a peer",
+            Unit::Bytes,
+            m.repaired_wal_bytes.clone(),
+        );
         let lacking = m.timelines_out_of_space.clone();
         registry.register("timelines_out_of_space", "Timelines that wait for disk space or their quota", lacking);
         registry.register("refused_timelines", "Timelines refused because of damage", m.refused_timelines.clone());

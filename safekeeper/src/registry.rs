@@ -4,17 +4,20 @@ use std::{
     collections::HashMap,
     io,
     path::PathBuf,
-    sync::{Arc, Mutex, PoisonError},
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
     time::{SystemTime, UNIX_EPOCH},
 };
 
 use bytes::Bytes;
-use ogel_ids::{TenantId, TimelineId};
+use ogel_ids::{Lsn, TenantId, TimelineId};
 use quorum::{AcceptorState, RefusalCode, Refused};
 use tokio::sync::OnceCell;
 
 use crate::{
-    disk::control_file,
+    disk::{
+        control_file,
+        recovery::{Checks, RecoveryError},
+    },
     store::{MAKING_PREFIX, Store},
     timeline::{
         OpenError, Shared, Timeline, TimelineKey,
@@ -66,12 +69,28 @@ pub struct Registry {
     slots: Mutex<HashMap<TimelineKey, Arc<OnceCell<Slot>>>>,
     /// Held during a creation: two requests for one timeline must not build it twice.
     creating: tokio::sync::Mutex<()>,
+    damaged: Mutex<HashMap<TimelineKey, Damage>>,
+}
+
+/// A timeline with damaged WAL.
+#[derive(Debug)]
+struct Damage {
+    /// End of the last valid record before the damage.
+    readable: Lsn,
+    /// Why it is not repaired yet, as last logged.
+    said: Option<String>,
 }
 
 impl Registry {
     /// None is open yet.
     pub fn new(store: Arc<Store>, shared: Shared) -> Self {
-        Self { store, shared, slots: Mutex::default(), creating: tokio::sync::Mutex::new(()) }
+        Self {
+            store,
+            shared,
+            slots: Mutex::default(),
+            creating: tokio::sync::Mutex::new(()),
+            damaged: Mutex::default(),
+        }
     }
 
     /// Opens the timeline, or returns it when it is open.
@@ -94,13 +113,13 @@ impl Registry {
             }
             None => self.slots.lock().unwrap_or_else(PoisonError::into_inner).entry(key).or_default().clone(),
         };
-        cell.get_or_init(|| self.open(key)).await.clone()
+        cell.get_or_init(|| self.open(key, Checks::LookBack)).await.clone()
     }
 
-    async fn open(&self, key: TimelineKey) -> Slot {
+    async fn open(&self, key: TimelineKey, checks: Checks) -> Slot {
         let path = self.store.timeline_path(key.tenant, key.timeline);
         let shared = self.shared.clone();
-        let opened = tokio::task::spawn_blocking(move || Timeline::open(&path, key, shared)).await;
+        let opened = tokio::task::spawn_blocking(move || Timeline::open(&path, key, shared, checks)).await;
         let opened = opened.unwrap_or_else(|error| {
             Err(OpenError::from(crate::disk::recovery::RecoveryError::Io(io::Error::other(error))))
         });
@@ -113,17 +132,61 @@ impl Registry {
             }
             Err(error) => {
                 tracing::error!(timeline = %key, %error, "timeline refused");
+                if let OpenError::Recovery(RecoveryError::Rot { readable, .. }) = &error {
+                    self.lock_damaged().insert(key, Damage { readable: *readable, said: None });
+                }
                 self.shared.metrics.refused_timelines.inc();
                 Err(Refused {
                     code: RefusalCode::DamagedWal,
                     text: format!(
                         "timeline {key} on safekeeper {} cannot be served: {error}; the other safekeepers go on; \
-                         repair this copy from one of them",
+                         damaged WAL is repaired from them as soon as one has it, see this node's log",
                         self.shared.me.node_id
                     ),
                 })
             }
         }
+    }
+
+    fn lock_damaged(&self) -> MutexGuard<'_, HashMap<TimelineKey, Damage>> {
+        self.damaged.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Timelines whose WAL is to be repaired, and up to where it is readable.
+    pub fn damaged(&self) -> Vec<(TimelineKey, Lsn)> {
+        let mut damaged = self.lock_damaged();
+        damaged.retain(|&key, _| !self.is_deleted(key) && self.is_here(key));
+        damaged.iter().map(|(&key, damage)| (key, damage.readable)).collect()
+    }
+
+    /// A damaged timeline's WAL is whole again: it is opened, and takes part again.
+    pub async fn repaired(&self, key: TimelineKey, written_bytes: u64) {
+        self.lock_damaged().remove(&key);
+        let cell = Arc::new(OnceCell::new());
+        // What look-back complains of although it is the peers' own content does not keep it closed.
+        let slot = cell.get_or_init(|| self.open(key, Checks::End)).await.clone();
+        if slot.is_ok() {
+            self.shared.metrics.refused_timelines.dec();
+            self.shared.metrics.repaired_timelines.inc();
+            self.shared.metrics.repaired_wal_bytes.inc_by(written_bytes);
+            tracing::info!(timeline = %key, written_bytes, "damaged WAL repaired from a peer: the timeline is served again");
+        }
+        self.slots.lock().unwrap_or_else(PoisonError::into_inner).insert(key, cell);
+    }
+
+    /// It is tried again; each reason is said once.
+    pub fn not_repaired(&self, key: TimelineKey, reason: &str) {
+        if let Some(damage) = self.lock_damaged().get_mut(&key)
+            && damage.said.as_deref() != Some(reason)
+        {
+            tracing::warn!(timeline = %key, reason, "damaged WAL is not repaired yet");
+            damage.said = Some(reason.to_owned());
+        }
+    }
+
+    /// Where a timeline is.
+    pub fn path(&self, key: TimelineKey) -> PathBuf {
+        self.store.timeline_path(key.tenant, key.timeline)
     }
 
     fn deleted(&self, key: TimelineKey, time: u64) -> Refused {

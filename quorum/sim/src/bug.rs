@@ -25,13 +25,15 @@ pub enum Bug {
     RotAsTorn,
     /// H4: a new store joins before all the others know that it is a member.
     JoinEarly,
+    /// H4: a new store votes before it has the others' WAL.
+    VoteBeforePull,
     /// H8: no empty appends.
     NoBroadcast,
 }
 
 impl Bug {
     /// All of them.
-    pub const ALL: [Bug; 12] = [
+    pub const ALL: [Bug; 13] = [
         Bug::SameCandidate,
         Bug::NoZeroing,
         Bug::CountAnyLogTerm,
@@ -43,12 +45,16 @@ impl Bug {
         Bug::DropUncompared,
         Bug::RotAsTorn,
         Bug::JoinEarly,
+        Bug::VoteBeforePull,
         Bug::NoBroadcast,
     ];
 
     /// Whether the rule lies in the core, and its removal in the feature `mutations`.
     pub fn is_in_core(self) -> bool {
-        !matches!(self, Bug::SameCandidate | Bug::DropUncompared | Bug::RotAsTorn | Bug::JoinEarly)
+        !matches!(
+            self,
+            Bug::SameCandidate | Bug::DropUncompared | Bug::RotAsTorn | Bug::JoinEarly | Bug::VoteBeforePull
+        )
     }
 
     /// The rule to remove in the core, if it is there.
@@ -56,7 +62,9 @@ impl Bug {
     pub fn in_core(self) -> Option<quorum::Mutation> {
         use quorum::Mutation;
         Some(match self {
-            Bug::SameCandidate | Bug::DropUncompared | Bug::RotAsTorn | Bug::JoinEarly => return None,
+            Bug::SameCandidate | Bug::DropUncompared | Bug::RotAsTorn | Bug::JoinEarly | Bug::VoteBeforePull => {
+                return None;
+            }
             Bug::NoZeroing => Mutation::NoZeroing,
             Bug::CountAnyLogTerm => Mutation::CountAnyLogTerm,
             Bug::PeerCommitUnchecked => Mutation::PeerCommitUnchecked,

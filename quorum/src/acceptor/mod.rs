@@ -11,6 +11,7 @@
 //! | `log_end.rs` | taken, written, whole and durable positions |
 //! | `replacement.rs` | a new membership generation, and what its new member must have first (H4) |
 //! | `archive.rs` | what is safe elsewhere, and when local WAL may go (H5) |
+//! | `repair.rs` | whose WAL may replace rotten WAL (H6) |
 //! | `promise.rs` | which version of the control file is durable |
 
 mod append;
@@ -20,6 +21,7 @@ mod election;
 mod event;
 mod log_end;
 mod promise;
+mod repair;
 mod replacement;
 mod state;
 
@@ -31,6 +33,7 @@ pub use event::{AcceptorAction, AcceptorEvent, ConnectionId, FetchId, PeerStatus
 use log_end::LogEnd;
 use ogel_ids::{Generation, Lsn, NodeId, Term};
 use promise::Promises;
+pub use repair::Repair;
 pub use replacement::{AdoptError, Join, JoinError};
 pub use state::{AcceptorState, ArchivedTail, TimelineIdentity};
 

@@ -82,6 +82,10 @@ impl Join {
         let source = source.ok_or(JoinError::NotNamed(me.node_id))?;
         let mut state = AcceptorState::new(identity, membership.clone());
         (state.term, state.history, state.commit_lsn) = (term, source.history.clone(), source.commit_lsn);
+        // What the source needs no local WAL for, the new member does not need either.
+        state.backup_lsn = state.backup_lsn.max(source.backup_lsn.min(source.commit_lsn));
+        state.remote_consistent_lsn =
+            state.remote_consistent_lsn.max(source.remote_consistent_lsn.min(source.commit_lsn));
         let source_term = source.last_log_term();
         Ok(Self { source: source.member.node_id, source_term, flush_lsn: source.flush_lsn, state })
     }

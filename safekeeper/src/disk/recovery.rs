@@ -14,6 +14,8 @@ use super::{
 };
 
 const SCAN_STEP_BYTES: usize = 256 << 10;
+/// Committed WAL that is checked although it is not needed to find the end: what was written last is asked for first.
+const LOOK_BACK_BYTES: u64 = 4 << 20;
 
 /// Why a timeline cannot be served. It does not vote; other timelines go on.
 #[derive(Debug, thiserror::Error)]
@@ -51,6 +53,15 @@ pub enum RecoveryError {
     Io(#[from] io::Error),
 }
 
+/// How much of the WAL is checked.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Checks {
+    /// From the persisted commit_lsn on.
+    End,
+    /// The megabytes before it too.
+    LookBack,
+}
+
 /// What the disk says.
 pub struct Recovered {
     /// From the control file.
@@ -67,7 +78,7 @@ pub struct Recovered {
 /// which the next Elected zeroes, unless the side file says that it was acknowledged.
 ///
 /// The WAL is fsynced first: what only the page cache still holds after a killed process must not be promised unsynced.
-pub fn recover(path: &Path, sync: bool) -> Result<Recovered, RecoveryError> {
+pub fn recover(path: &Path, sync: bool, checks: Checks) -> Result<Recovered, RecoveryError> {
     let state = control_file::read(path)?;
     let folder = SegmentFolder::new(path.to_owned(), state.identity.wal_segment_size_bytes.into(), sync);
     if let Some(tail) = state.archived_tail {
@@ -78,8 +89,12 @@ pub fn recover(path: &Path, sync: bool) -> Result<Recovered, RecoveryError> {
     }
     let acked = AckedFile::open(path)?;
     let (flush_lsn, reason) = scan(&folder, &state)?;
-    if flush_lsn < acked.end() {
-        return Err(RecoveryError::Rot { acked: acked.end(), readable: flush_lsn, reason });
+    let acknowledged = acked.end().max(state.commit_lsn);
+    if flush_lsn < acknowledged {
+        return Err(RecoveryError::Rot { acked: acknowledged, readable: flush_lsn, reason });
+    }
+    if checks == Checks::LookBack {
+        look_back(&folder, &state)?;
     }
     let decoder = decoder_at(&state, flush_lsn)?;
     Ok(Recovered { state, flush_lsn, acked, decoder })
@@ -89,6 +104,31 @@ pub fn recover(path: &Path, sync: bool) -> Result<Recovered, RecoveryError> {
 pub fn decoder_at(state: &AcceptorState, at: Lsn) -> Result<StreamDecoder, StreamError> {
     let identity = &state.identity;
     StreamDecoder::new(at, identity.wal_segment_size_bytes, Some(identity.system_identifier))
+}
+
+/// Whether the last committed WAL that is here decodes.
+fn look_back(folder: &SegmentFolder, state: &AcceptorState) -> Result<(), RecoveryError> {
+    let size = folder.segment_size_bytes();
+    let (identity, commit_lsn) = (&state.identity, state.commit_lsn);
+    let first = commit_lsn.0.saturating_sub(LOOK_BACK_BYTES).max(identity.start_lsn.segment_start(size).0);
+    let mut first = Lsn(first - first % 8192);
+    while first < commit_lsn && !folder.segment_path(first.segment_number(size)).exists() {
+        first = Lsn((first.segment_number(size) + 1) * size);
+    }
+    let mut decoder =
+        StreamDecoder::find_first(first, identity.wal_segment_size_bytes, Some(identity.system_identifier))?;
+    while decoder.fed_until() < commit_lsn {
+        let left = commit_lsn.bytes_since(decoder.fed_until());
+        let mut piece = vec![0; SCAN_STEP_BYTES.min(left as usize)];
+        let read = folder.read(decoder.fed_until(), &mut piece)?;
+        piece.truncate(read);
+        decoder.feed(Bytes::from(piece));
+        if let Err(error) = decoder.skip_to_boundary() {
+            let (acked, readable) = (commit_lsn, decoder.last_good_end());
+            return Err(RecoveryError::Rot { acked, readable, reason: error.to_string() });
+        }
+    }
+    Ok(())
 }
 
 fn scan(folder: &SegmentFolder, state: &AcceptorState) -> Result<(Lsn, String), RecoveryError> {

@@ -92,8 +92,8 @@ pub struct Report {
     commit_lsn: Lsn,
     backup_lsn: Lsn,
     remote_consistent_lsn: Lsn,
-    /// First WAL that this node can give.
-    pub first_available_lsn: Lsn,
+    /// WAL below is needed by no safekeeper: it is in the object store, and durably ingested.
+    pub first_needed_lsn: Lsn,
     system_identifier: String,
     pg_version_num: u32,
     wal_segment_size: u32,
@@ -115,7 +115,10 @@ impl Report {
             commit_lsn: status.commit_lsn,
             backup_lsn: status.backup_lsn,
             remote_consistent_lsn: status.remote_consistent_lsn,
-            first_available_lsn: timeline.first_available(),
+            first_needed_lsn: {
+                let needed = state.backup_lsn.min(state.remote_consistent_lsn).min(status.commit_lsn);
+                needed.segment_start(identity.wal_segment_size_bytes.into()).max(timeline.first_available())
+            },
             system_identifier: identity.system_identifier.to_string(),
             pg_version_num: identity.pg_version_num,
             wal_segment_size: identity.wal_segment_size_bytes,

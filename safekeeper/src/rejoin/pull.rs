@@ -12,7 +12,7 @@ use crate::{
     disk::{
         acked_file::AckedFile,
         control_file,
-        recovery::{self, RecoveryError},
+        recovery::{self, Checks, RecoveryError},
         segments::{SegmentError, SegmentFolder, SegmentWriter},
     },
     peers::wal_stream::{FetchError, WalStream},
@@ -76,7 +76,7 @@ pub async fn pull(
         AckedFile::create(&path, flush_lsn)?;
         control_file::write(&path, &state)?;
         durable_file::sync_folder(&path)?;
-        let readable = recovery::recover(&path, sync)?.flush_lsn;
+        let readable = recovery::recover(&path, sync, Checks::LookBack)?.flush_lsn;
         if readable < flush_lsn {
             return Err(PullError::Short { readable, wanted: flush_lsn });
         }

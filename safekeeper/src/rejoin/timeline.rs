@@ -105,7 +105,7 @@ async fn take_over(registry: &Registry, key: TimelineKey, say: &impl Fn(Step)) -
         timeline = %key, source = %join.source, to = %join.flush_lsn, generation = %target.generation(),
         "taking the timeline's WAL from a peer"
     );
-    let built = pull(registry, key, &join, source.1.first_available_lsn, address, &|done_bytes, total_bytes| {
+    let built = pull(registry, key, &join, source.1.first_needed_lsn, address, &|done_bytes, total_bytes| {
         say(Step::Pulling { done_bytes, total_bytes });
     })
     .await?;

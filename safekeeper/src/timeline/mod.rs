@@ -50,7 +50,7 @@ pub use outbox::Outbox;
 use crate::{
     archive::{Archive, plan::View, rank},
     disk::{
-        recovery::{self, RecoveryError},
+        recovery::{self, Checks, RecoveryError},
         segments::{SegmentFolder, SegmentReader},
         space::SpaceLimits,
     },
@@ -182,8 +182,8 @@ struct Inner {
 
 impl Timeline {
     /// Opens a timeline's folder. Blocks while it reads the end of the WAL.
-    pub fn open(path: &Path, key: TimelineKey, shared: Shared) -> Result<Arc<Self>, OpenError> {
-        let recovered = recovery::recover(path, shared.sync)?;
+    pub fn open(path: &Path, key: TimelineKey, shared: Shared, checks: Checks) -> Result<Arc<Self>, OpenError> {
+        let recovered = recovery::recover(path, shared.sync, checks)?;
         let identity = recovered.state.identity;
         if (identity.tenant, identity.timeline) != (key.tenant, key.timeline) {
             let found = format!("{}/{}", identity.tenant, identity.timeline);

@@ -4,7 +4,7 @@
 use std::collections::BTreeMap;
 
 use ogel_ids::Generation;
-use quorum::{Join, Member, Membership, PeerStatus};
+use quorum::{AcceptorState, Join, Member, Membership, PeerStatus};
 
 use super::{Due, World};
 use crate::{
@@ -74,7 +74,12 @@ impl World {
     }
 
     /// Copies the source's WAL, unless it has changed since the plan was made, and starts the new member.
-    fn join(&mut self, replacement: &Replacement, join: Join) -> bool {
+    fn join(&mut self, replacement: &Replacement, mut join: Join) -> bool {
+        if self.bug == Some(Bug::VoteBeforePull) {
+            // Its name is enough: it begins with an empty log.
+            join.state = AcceptorState::new(TIMELINE_IDENTITY, replacement.membership.clone());
+            join.flush_lsn = TIMELINE_IDENTITY.start_lsn;
+        }
         let source = &self.nodes[if self.bug == Some(Bug::JoinEarly) {
             *replacement.heard.keys().next().unwrap_or(&0)
         } else {
