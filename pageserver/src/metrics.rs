@@ -76,6 +76,8 @@ pub struct Metrics {
     pub flushed_bytes: Counter,
     /// Layer bytes evicted from the local disk.
     pub evicted_bytes: Counter,
+    /// Layer bytes written by merges.
+    pub compacted_bytes: Counter,
     /// Pages found to be damaged since the start.
     pub damaged_pages: Counter,
     /// Timelines whose ingest has stopped for good since the start.
@@ -102,6 +104,7 @@ impl Default for Metrics {
             layers_visited: Counter::default(),
             flushed_bytes: Counter::default(),
             evicted_bytes: Counter::default(),
+            compacted_bytes: Counter::default(),
             damaged_pages: Counter::default(),
             stopped_timelines: Counter::default(),
             batch_pages: Histogram::new(exponential_buckets(1.0, 2.0, 10)),
@@ -130,6 +133,12 @@ impl Metrics {
         registry.register_with_unit("layers_flushed", "Layer files written", Unit::Bytes, m.flushed_bytes.clone());
         let evicted = m.evicted_bytes.clone();
         registry.register_with_unit("layers_evicted", "Layer files evicted from the local disk", Unit::Bytes, evicted);
+        registry.register_with_unit(
+            "layers_compacted",
+            "Layer files written by merges",
+            Unit::Bytes,
+            m.compacted_bytes.clone(),
+        );
         registry.register("damaged_pages", "Pages found to be damaged", m.damaged_pages.clone());
         let stopped = m.stopped_timelines.clone();
         registry.register("stopped_timelines", "Timelines whose ingest has stopped for good", stopped);

@@ -31,7 +31,7 @@ use crate::{
     metrics::Metrics,
     template::Template,
     tenant_config::TenantConfig,
-    timeline::{Environment, FreezeLimits, PageCache, Timeline, run_ingest},
+    timeline::{CompactionLimits, Environment, FreezeLimits, PageCache, Timeline, run_ingest},
 };
 
 /// Version of the data folder, which is the only one known.
@@ -135,6 +135,7 @@ impl Pageserver {
                 age: Duration::from_secs(config.freeze_age_s),
                 all_open_bytes: mib(config.open_layers_mb) as usize,
             },
+            compaction: CompactionLimits::default(),
             compress: !config.no_compression,
             upload_queue_bytes: mib(config.upload_queue_mb),
             open_bytes: AtomicU64::new(0),

@@ -25,7 +25,12 @@ const EPOCH_S: i64 = 946_684_800;
 impl Timestamp {
     /// What this machine's clock says.
     pub fn now() -> Timestamp {
-        let unix_us = SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |now| now.as_micros());
+        Timestamp::from_unix(SystemTime::now())
+    }
+
+    /// A clock's time; 1970 if it is before that.
+    pub fn from_unix(time: SystemTime) -> Timestamp {
+        let unix_us = time.duration_since(UNIX_EPOCH).map_or(0, |since| since.as_micros());
         Timestamp(i64::try_from(unix_us).unwrap_or(i64::MAX).saturating_sub(EPOCH_S * SECOND_US))
     }
 }

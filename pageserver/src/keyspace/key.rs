@@ -157,6 +157,20 @@ impl Key {
         self.is(KeyKind::RelSize).then(|| Rel { spc: self.part(1), db: self.part(5), rel: self.part(9) }.fork(fork))
     }
 
+    /// The relation fork and block, when this is the key of a page.
+    pub fn as_rel_page(&self) -> Option<(RelFork, u32)> {
+        let fork = Fork::from_number(self.0[13])?;
+        let rel = Rel { spc: self.part(1), db: self.part(5), rel: self.part(9) };
+        self.is(KeyKind::RelPage).then(|| (rel.fork(fork), self.part(14)))
+    }
+
+    /// The SLRU and the page's number in the whole log, when this is the key of an SLRU page.
+    pub fn as_slru_page(&self) -> Option<(SlruKind, u32)> {
+        let kind = u8::try_from(self.part(1)).ok().and_then(SlruKind::from_number)?;
+        let page = self.part(5).checked_mul(SlruKind::PAGES_PER_SEGMENT)?.checked_add(self.part(14))?;
+        self.is(KeyKind::SlruPage).then_some((kind, page))
+    }
+
     /// (tablespace, database), when this is the key of a database or of a relation map.
     pub fn as_database(&self) -> Option<(u32, u32)> {
         (self.is(KeyKind::Database) || self.is(KeyKind::RelMap)).then(|| (self.part(1), self.part(5)))
@@ -239,6 +253,9 @@ mod tests {
         let fork = REL.fork(Fork::VisibilityMap);
         assert_eq!(Key::rel_size(fork).as_rel_size(), Some(fork));
         assert_eq!(Key::rel_page(fork, 7).as_rel_size(), None);
+        assert_eq!(Key::rel_page(fork, 7).as_rel_page(), Some((fork, 7)));
+        assert_eq!(Key::slru_page(SlruKind::CommitTs, 99).as_slru_page(), Some((SlruKind::CommitTs, 99)));
+        assert_eq!((Key::MAX.as_slru_page(), Key::rel_size(fork).as_rel_page()), (None, None));
         assert_eq!(Key::two_phase(7 << 32 | 9).as_two_phase(), Some(7 << 32 | 9));
         assert_eq!(Key::slru_size(SlruKind::Clog, 12).as_slru_segment(), Some(12));
         assert_eq!(Key::from_bytes([0xff; KEY_SIZE]).as_rel_size(), None);

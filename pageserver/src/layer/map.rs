@@ -111,6 +111,18 @@ impl LayerMap {
         std::iter::once(&self.open).chain(&self.frozen)
     }
 
+    /// What one partition's share of a file is, when several share it.
+    pub fn share_of_bytes(&self, layer: &Arc<StoredLayer>, bytes: u64) -> u64 {
+        let sharing = self.partitions.overlapping(layer.desc.keys);
+        let sharing = sharing.filter(|(_, stack)| stack.iter().any(|other| Arc::ptr_eq(other, layer)));
+        bytes / (sharing.count() as u64).max(1)
+    }
+
+    /// What one partition's share of a file's size is.
+    pub fn share_of(&self, layer: &Arc<StoredLayer>) -> u64 {
+        self.share_of_bytes(layer, layer.desc.size_bytes)
+    }
+
     /// Every file once.
     pub fn files(&self) -> Vec<Arc<StoredLayer>> {
         let mut files: Vec<_> = self.partitions.iter().flat_map(|(_, stack)| stack.iter().cloned()).collect();

@@ -8,6 +8,7 @@
 //! - [`desc`]: what is known about a file without opening it. [`partitions`]: which files serve which keys. Pure.
 //! - [`stored`]: a file in use.
 //! - [`map`]: which layers there are, and in which order a reader visits them. Pure.
+//! - [`merge`]: rewrites, materialises and trims layers. Pure.
 //! - [`reconstruct`]: what a reader has collected so far and whether that is enough. Pure.
 //! - [`tombstone`]: ranges of keys whose older versions are gone. Pure.
 //!
@@ -18,6 +19,7 @@ pub mod desc;
 pub mod file;
 pub mod map;
 pub mod memory;
+pub mod merge;
 pub mod partitions;
 pub mod reconstruct;
 pub mod stored;

@@ -61,6 +61,18 @@ impl TombstoneSet {
         narrow.iter().chain(&self.wide).filter(|t| t.lsn <= at && t.range.contains(key)).map(|t| t.lsn).max()
     }
 
+    /// LSNs of all tombstones on `key`, in order.
+    pub fn all_on(&self, key: &Key) -> Vec<Lsn> {
+        if self.count == 0 {
+            return Vec::new();
+        }
+        let narrow = self.narrow.get(&key.prefix()).map_or(&[][..], Vec::as_slice);
+        let mut lsns: Vec<Lsn> =
+            narrow.iter().chain(&self.wide).filter(|t| t.range.contains(key)).map(|t| t.lsn).collect();
+        lsns.sort_unstable();
+        lsns
+    }
+
     /// All of them, in no order.
     pub fn iter(&self) -> impl Iterator<Item = &Tombstone> {
         self.narrow.values().flatten().chain(&self.wide)

@@ -80,6 +80,11 @@ impl Timeline {
         let sealed = layer.sealed().expect("layers are sealed before they are frozen");
         let started = std::time::Instant::now();
         let mut files = Vec::new();
+        if let Err(error) = self.make_room(&self.cut(layer, sealed.end)) {
+            // Better a stack that is too long than WAL that cannot be taken.
+            let error = format!("{error:#}");
+            tracing::error!(tenant = %self.tenant, timeline = %self.id, error, "layers cannot be merged: reads become slower");
+        }
         for keys in self.cut(layer, sealed.end) {
             let new = NewLayer { kind: LayerKind::Delta, lsns: layer.lsn_range(sealed.end), keys };
             files.push(self.write_layer(&new, |writer| write_content(layer, sealed.end, keys, writer))?);

@@ -4,7 +4,7 @@ use std::collections::BTreeSet;
 
 use parking_lot::Mutex;
 
-use crate::keyspace::Key;
+use crate::keyspace::{Key, KeyRange};
 
 /// More are not remembered: the next reader asks again.
 const MAX_REQUESTS: usize = 4096;
@@ -32,8 +32,13 @@ impl ImageRequests {
         self.len() == 0
     }
 
-    /// Takes them all, in order.
-    pub fn take(&self) -> BTreeSet<Key> {
-        std::mem::take(&mut self.0.lock())
+    /// All of them.
+    pub fn keys(&self) -> BTreeSet<Key> {
+        self.0.lock().clone()
+    }
+
+    /// Layers of these keys were merged: whoever still finds a page dear asks again.
+    pub fn forget(&self, keys: KeyRange) {
+        self.0.lock().retain(|key| !keys.contains(key));
     }
 }

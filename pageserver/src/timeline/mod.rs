@@ -2,6 +2,8 @@
 //!
 //! - [`Timeline`]: its layers, positions and state; opened from its manifest.
 //! - `ingest`: follows a safekeeper, decodes, hands effects to `effects`, which turns them into versions of keys.
+//! - `compaction`: merges layers and gives up history.
+//! - `gc`: which history is kept.
 //! - `flush`: freezes the open layer and writes frozen ones to files.
 //! - `read`: pages, sizes, segments at an LSN; `pages`: pages, many at once; `page_cache`: those already made;
 //!   `lineage`: the layers of a timeline and of those it branched from, one behind the other.
@@ -11,8 +13,10 @@
 //! everything of the record is in the open layer.
 
 mod checkpoint;
+mod compaction;
 mod effects;
 mod flush;
+mod gc;
 mod image_requests;
 mod ingest;
 mod lineage;
@@ -21,6 +25,9 @@ mod pages;
 mod publish;
 mod read;
 pub mod state;
+#[cfg(test)]
+#[allow(clippy::unwrap_used)]
+mod store_model;
 mod terms;
 mod waiters;
 
@@ -42,7 +49,9 @@ use tokio::sync::watch;
 
 pub use checkpoint::CheckpointError;
 use checkpoint::CheckpointRequest;
+pub use compaction::{CompactionLimits, CompactionReport};
 pub use effects::EffectWriter;
+pub use gc::{GcReport, Retention};
 pub use image_requests::ImageRequests;
 pub use ingest::{IngestStatus, run as run_ingest};
 use lineage::Lineage;
@@ -100,6 +109,8 @@ pub struct Environment {
     pub page_cache: PageCache,
     /// When to freeze.
     pub freeze: FreezeLimits,
+    /// When to merge.
+    pub compaction: CompactionLimits,
     /// Whether blocks of layer files are compressed.
     pub compress: bool,
     /// Bytes of a timeline's layers that may wait for the object store.
@@ -156,6 +167,11 @@ pub struct Timeline {
     last_record_lsn: AtomicU64,
     waiters: Waiters,
     terms: watch::Sender<Arc<[TermStart]>>,
+    /// See [`Timeline::history_lock`].
+    history: Mutex<()>,
+    gc_cutoff: AtomicU64,
+    /// Held while layers are merged, one merge at a time.
+    compaction: Mutex<()>,
     /// As readers see it; the object store follows.
     manifest: Mutex<Manifest>,
     /// Its place in the object store.
@@ -252,6 +268,9 @@ impl Timeline {
             terms,
             disk_consistent_lsn: AtomicU64::new(at.0),
             logical_size_bytes: AtomicU64::new(manifest.logical_size_bytes),
+            history: Mutex::new(()),
+            gc_cutoff: AtomicU64::new(manifest.gc_cutoff.0),
+            compaction: Mutex::new(()),
             manifest: Mutex::new(manifest),
             store,
             flush: Mutex::new(()),
@@ -270,6 +289,11 @@ impl Timeline {
     /// How far it is in files; a restart resumes here.
     pub fn disk_consistent_lsn(&self) -> Lsn {
         Lsn(self.disk_consistent_lsn.load(Ordering::Acquire))
+    }
+
+    /// History below it is not kept, but for branch points and leases.
+    pub fn cutoff(&self) -> Lsn {
+        Lsn(self.gc_cutoff.load(Ordering::Acquire))
     }
 
     /// How far it is in the object store; safekeepers may drop WAL below.

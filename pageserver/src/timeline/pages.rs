@@ -42,7 +42,13 @@ impl PageId {
         }
     }
 
-    fn apply(&self, page: &mut Page, delta: &[u8], lsn: Lsn) -> Result<(), RedoError> {
+    /// The page of this key, if it is a page's.
+    pub(super) fn of(key: &Key) -> Option<PageId> {
+        let relation = key.as_rel_page().map(|(rel, block)| PageId::Relation(PageRef { rel, block }));
+        relation.or_else(|| key.as_slru_page().map(|(kind, page)| PageId::Slru(kind, page)))
+    }
+
+    pub(super) fn apply(&self, page: &mut Page, delta: &[u8], lsn: Lsn) -> Result<(), RedoError> {
         match *self {
             PageId::Relation(target) => redo::apply(page, delta, target, lsn),
             PageId::Slru(kind, _) => redo::apply_slru(kind, page, delta),
@@ -81,6 +87,7 @@ impl Timeline {
             reads.push(read);
         }
         let layers = self.pin_layers();
+        self.check_readable(at)?;
         let located = if reads.is_empty() { Ok(()) } else { self.locate_and_fetch(&layers, &mut reads, io) };
         located.inspect_err(|error| self.note(error))?;
         Ok(PageBatch { at, layers, pages: pages.to_vec(), kept, reads })
@@ -127,7 +134,8 @@ impl Timeline {
     pub(super) fn note(&self, error: &ReadError) {
         match error {
             ReadError::Layer(LayerError::WouldBlock | LayerError::Io { .. } | LayerError::Remote(_))
-            | ReadError::AncestorBehind { .. } => {}
+            | ReadError::AncestorBehind { .. }
+            | ReadError::BelowCutoff { .. } => {}
             ReadError::Redo { page, .. } => self.remember_damaged(error, page.clone()),
             ReadError::BadValue { what, .. } => self.remember_damaged(error, what.clone()),
             ReadError::Layer(file) => self.remember_damaged(error, file.to_string()),

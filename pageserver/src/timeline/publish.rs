@@ -18,7 +18,7 @@ use crate::{
     layer::{
         LsnRange,
         desc::{LayerDesc, LayerName},
-        file::{LayerFile, LayerHeader, LayerKind, LayerWriter, RemoteLayer, write_file},
+        file::{LayerError, LayerFile, LayerFileWriter, LayerHeader, LayerKind, LayerWriter, RemoteLayer},
         memory::MemoryLayer,
         partitions::{Partition, Partitions},
         stored::StoredLayer,
@@ -65,6 +65,7 @@ impl Timeline {
                 None => edited,
             });
         }
+        self.gc_cutoff.store(updated.gc_cutoff.0, Ordering::Release);
         self.disk_consistent_lsn.store(updated.disk_consistent_lsn.0, Ordering::Release);
         self.checkpoint_request.flushed();
         *manifest = updated;
@@ -93,16 +94,28 @@ impl Timeline {
     ) -> anyhow::Result<Arc<StoredLayer>> {
         let name = self.store.tenant().name_layer(new.lsns.end);
         let path = self.layer_path(name);
-        let NewLayer { kind, lsns, keys } = *new;
-        let header = LayerHeader { kind, tenant: self.tenant, timeline: self.id, lsns, keys };
-        let (mut history_bytes, mut tombstones) = (0, 0);
-        let written = write_file(&path, &header, self.environment.compress, |writer| {
-            history_bytes = fill(writer)?;
-            tombstones = writer.tombstones() as u32;
-            Ok(())
+        let written = LayerFileWriter::create(&path, self.environment.compress).and_then(|mut writer| {
+            let history_bytes = fill(&mut writer.content)?;
+            Ok((writer, history_bytes))
         });
-        let written = written.inspect_err(|_| _ = std::fs::remove_file(&path));
-        let written = written.with_context(|| format!("layer file {} cannot be written", path.display()))?;
+        let layer = written.map_err(|source| LayerError::Io { path: path.clone(), source });
+        let layer = layer.and_then(|(writer, history_bytes)| {
+            self.finish_layer(name, writer, (new.kind, new.lsns, new.keys), |_| history_bytes)
+        });
+        layer.inspect_err(|_| _ = std::fs::remove_file(&path)).context("a layer file cannot be written")
+    }
+
+    /// Completes a layer file and opens it; on disk when this returns. `history_bytes` estimates, of its size, what is history.
+    pub(super) fn finish_layer(
+        &self,
+        name: LayerName,
+        writer: LayerFileWriter,
+        (kind, lsns, keys): (LayerKind, LsnRange, KeyRange),
+        history_bytes: impl FnOnce(u64) -> u64,
+    ) -> Result<Arc<StoredLayer>, LayerError> {
+        let header = LayerHeader { kind, tenant: self.tenant, timeline: self.id, lsns, keys };
+        let (path, tombstones) = (writer.path().to_owned(), writer.content.tombstones() as u32);
+        let written = writer.finish(&header).map_err(|source| LayerError::Io { path: path.clone(), source })?;
         let desc = LayerDesc {
             name,
             kind,
@@ -110,7 +123,7 @@ impl Timeline {
             keys,
             size_bytes: written.size_bytes,
             index_offset: written.index_offset,
-            history_bytes,
+            history_bytes: history_bytes(written.size_bytes),
             tombstones,
         };
         let remote = remote_layer(&self.store, name, false, &self.environment);

@@ -43,6 +43,16 @@ pub enum ReadError {
         /// How far it is.
         reached: Lsn,
     },
+    /// The history there is not kept any more. Asking again does not help.
+    #[error(
+        "{at} is below {cutoff}, where the history that is kept begins: ask for an LSN at or above it, or keep more history (--retention-s)"
+    )]
+    BelowCutoff {
+        /// As asked.
+        at: Lsn,
+        /// Where history begins.
+        cutoff: Lsn,
+    },
     /// A stored value has an impossible form.
     #[error("{what} is stored with an impossible length of {len} bytes: a layer file is damaged")]
     BadValue {
@@ -68,6 +78,7 @@ impl Timeline {
     /// The value of a key that holds images only.
     pub fn read_value(&self, key: &Key, at: Lsn, io: Io) -> Result<Option<Bytes>, ReadError> {
         let layers = self.pin_layers();
+        self.check_readable(at)?;
         Ok(self.lineage(&layers).newest_image(key, at, io)?.map(|(_, value)| value))
     }
 
@@ -75,6 +86,7 @@ impl Timeline {
     pub fn scan(&self, range: KeyRange, at: Lsn, io: Io) -> Result<BTreeMap<Key, Bytes>, ReadError> {
         let mut scan = Scan::new(range, at);
         let layers = self.pin_layers();
+        self.check_readable(at)?;
         self.lineage(&layers).scan(&mut scan, io)?;
         Ok(scan.finish())
     }

@@ -10,6 +10,7 @@ mod examine;
 mod fetch;
 mod format;
 mod reader;
+mod sequential;
 mod source;
 mod writer;
 
@@ -19,5 +20,6 @@ pub use examine::{Examined, ExaminedVersion, examine};
 pub use fetch::{StoredValue, fetch};
 pub use format::{FORMAT_VERSION, LayerHeader, LayerKind};
 pub use reader::LayerFile;
+pub use sequential::Versions;
 pub use source::{RemoteLayer, RemoteReader};
-pub use writer::{EncodedBody, LayerWriter, Written, write_file};
+pub use writer::{EncodedBody, LayerFileWriter, LayerWriter, Written, write_file};

@@ -195,6 +195,16 @@ impl LayerFile {
         self.source.size_bytes
     }
 
+    /// Its tombstones. Blocks.
+    pub fn tombstones(&self) -> Result<&TombstoneSet, LayerError> {
+        Ok(&self.index(Io::MayBlock)?.tombstones)
+    }
+
+    /// Its index blocks. Blocks.
+    pub(super) fn root(&self) -> Result<&[RootEntry], LayerError> {
+        Ok(&self.index(Io::MayBlock)?.root)
+    }
+
     /// Where it is.
     pub fn path(&self) -> &Path {
         &self.source.path
@@ -368,7 +378,7 @@ impl LayerFile {
         Ok(blocks)
     }
 
-    fn read_block(&self, place: BlockRef) -> Result<Vec<u8>, LayerError> {
+    pub(super) fn read_block(&self, place: BlockRef) -> Result<Vec<u8>, LayerError> {
         self.unpack(&self.read_range(place.offset, place.end())?, place.offset)
     }
 

@@ -3,7 +3,8 @@
 use std::{
     fs::File,
     io::{self, BufWriter, Write},
-    path::Path,
+    os::unix::fs::FileExt,
+    path::{Path, PathBuf},
 };
 
 use ogel_ids::Lsn;
@@ -164,20 +165,45 @@ impl EncodedBody {
     }
 }
 
-/// Writes a file with what `fill` adds. It is on disk under its name when this returns; a crash before leaves
-/// at most a file that no metadata names.
+/// Writes a file of which the key range is known only at the end.
+pub struct LayerFileWriter {
+    path: PathBuf,
+    /// Takes versions and tombstones.
+    pub content: LayerWriter<BufWriter<File>>,
+}
+
+impl LayerFileWriter {
+    /// Begins a file. It has no header yet: nobody takes it for a layer.
+    pub fn create(path: &Path, compress: bool) -> io::Result<Self> {
+        let mut out = BufWriter::with_capacity(256 << 10, File::create(path)?);
+        out.write_all(&[0; HEADER_SIZE])?;
+        Ok(Self { path: path.to_owned(), content: LayerWriter::new(out, compress) })
+    }
+
+    /// Where it is.
+    pub fn path(&self) -> &Path {
+        &self.path
+    }
+
+    /// Completes the file. It is on disk under its name when this returns; a crash before leaves at most a file that no manifest names.
+    pub fn finish(self, header: &LayerHeader) -> io::Result<Written> {
+        let (out, written) = self.content.finish()?;
+        let file = out.into_inner().map_err(io::IntoInnerError::into_error)?;
+        file.write_all_at(&header.encode(), 0)?;
+        file.sync_all()?;
+        durable_file::sync_parent(&self.path)?;
+        Ok(written)
+    }
+}
+
+/// Writes a file with what `fill` adds. It is on disk under its name when this returns.
 pub fn write_file(
     path: &Path,
     header: &LayerHeader,
     compress: bool,
     fill: impl FnOnce(&mut LayerWriter<BufWriter<File>>) -> io::Result<()>,
 ) -> io::Result<Written> {
-    let mut out = BufWriter::with_capacity(256 << 10, File::create(path)?);
-    out.write_all(&header.encode())?;
-    let mut writer = LayerWriter::new(out, compress);
-    fill(&mut writer)?;
-    let (out, written) = writer.finish()?;
-    out.into_inner().map_err(io::IntoInnerError::into_error)?.sync_all()?;
-    durable_file::sync_parent(path)?;
-    Ok(written)
+    let mut writer = LayerFileWriter::create(path, compress)?;
+    fill(&mut writer.content)?;
+    writer.finish(header)
 }
