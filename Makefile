@@ -102,3 +102,6 @@ bench-commit: postgres-all ext build-rust ## Commits on our quorum beside stock 
 
 bench-election: postgres-all ext build-rust ## Election to first commit, beside the disk and the loopback
 	$(PYTHON) test_runner/bench_election.py
+
+storemodel: ## The pageserver's store against a naive map: CASES=n random histories (a failing one is printed, its seed kept)
+	PROPTEST_CASES=$(or $(CASES),10000) $(CARGO) test --release -p pageserver --lib store_model

@@ -36,8 +36,7 @@ impl StoredLayer {
 impl Drop for StoredLayer {
     fn drop(&mut self) {
         if *self.dead.get_mut()
-            && let Err(error) = std::fs::remove_file(self.file.path())
-            && error.kind() != std::io::ErrorKind::NotFound
+            && let Err(error) = self.file.discard()
         {
             // Removed as a leftover when the timeline is opened again.
             tracing::warn!(file = %self.file.path().display(), %error, "a layer file that is not needed cannot be removed");

@@ -166,6 +166,8 @@ struct World {
     timelines: Vec<Arc<Timeline>>,
     models: Vec<Model>,
     leases: usize,
+    /// How often everything in memory was lost.
+    lives: usize,
 }
 
 fn state(lsn: Lsn) -> RunningState {
@@ -196,6 +198,7 @@ impl World {
         let tenant = runtime.block_on(TenantStore::attach(&remote, TENANT, NodeId(1), Insistence::IfOurs)).unwrap();
         let environment = Arc::new(Environment {
             remote_reader: RemoteReader::new(remote.clone()),
+            upload_queue_bytes: u64::MAX,
             block_cache: Arc::new(BlockCache::new(1 << 20)),
             page_cache: PageCache::new(1 << 20, Metrics::default()),
             freeze: FreezeLimits {
@@ -219,13 +222,14 @@ impl World {
             timelines: Vec::new(),
             models: Vec::new(),
             leases: 0,
+            lives: 0,
         };
         world.create(None);
         world
     }
 
     fn path(&self, number: usize) -> PathBuf {
-        self.folder.path().join(number.to_string())
+        self.folder.path().join(self.lives.to_string()).join(number.to_string())
     }
 
     /// Writes the files of a new timeline and opens it.
@@ -302,6 +306,10 @@ impl World {
         std::fs::write(self.path(0).join(LAYERS_FOLDER).join("0000000000001000-00000001-0fffffff.layer"), b"half")
             .unwrap();
         self.timelines.clear();
+        // Nothing of the process that died touches the files of the next one.
+        let from = self.folder.path().join(self.lives.to_string());
+        self.lives += 1;
+        std::fs::rename(from, self.folder.path().join(self.lives.to_string())).unwrap();
         let claim = TenantStore::attach(&self.remote, TENANT, NodeId(1), Insistence::IfOurs);
         self.tenant = self.runtime.block_on(claim).unwrap();
         for number in 0..count {

@@ -180,6 +180,11 @@ impl LayerFile {
         self.source.evictable_idle_s()
     }
 
+    /// Removes the local file for good: no manifest names the layer any more. Blocks.
+    pub fn discard(&self) -> std::io::Result<()> {
+        self.source.discard()
+    }
+
     /// Whether it is on the local disk.
     pub fn is_local(&self) -> bool {
         self.source.is_local()

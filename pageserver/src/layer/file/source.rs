@@ -63,6 +63,8 @@ pub(super) struct Source {
     pub size_bytes: u64,
     local: RwLock<Option<Arc<File>>>,
     remote: Option<Remote>,
+    /// Nobody needs it any more: it is not brought to the local disk. Changes under the lock of `local`.
+    discarded: AtomicBool,
 }
 
 struct Remote {
@@ -88,7 +90,8 @@ impl Source {
     pub fn local(path: &Path) -> io::Result<Source> {
         let file = File::open(path)?;
         let size_bytes = file.metadata()?.len();
-        Ok(Source { path: path.to_owned(), size_bytes, local: RwLock::new(Some(Arc::new(file))), remote: None })
+        let local = RwLock::new(Some(Arc::new(file)));
+        Ok(Source { path: path.to_owned(), size_bytes, local, remote: None, discarded: AtomicBool::new(false) })
     }
 
     /// An object, and the local file if there is one of the right size.
@@ -103,7 +106,8 @@ impl Source {
             remote_reads: AtomicU32::new(0),
             downloading: AtomicBool::new(false),
         };
-        Source { path, size_bytes, local: RwLock::new(local.map(Arc::new)), remote: Some(remote) }
+        let (local, discarded) = (RwLock::new(local.map(Arc::new)), AtomicBool::new(false));
+        Source { path, size_bytes, local, remote: Some(remote), discarded }
     }
 
     /// The bytes from `start` up to `end`, which lie in the file. Blocks.
@@ -168,6 +172,17 @@ impl Source {
         true
     }
 
+    /// Removes the local file for good. Blocks.
+    pub fn discard(&self) -> io::Result<()> {
+        let mut local = self.local.write();
+        self.discarded.store(true, Ordering::Relaxed);
+        *local = None;
+        match std::fs::remove_file(&self.path) {
+            Err(error) if error.kind() != io::ErrorKind::NotFound => Err(error),
+            _ => Ok(()),
+        }
+    }
+
     /// Seconds since its bytes were last asked for, when it is on the local disk and may be evicted.
     pub fn evictable_idle_s(&self) -> Option<u32> {
         let remote = self.remote.as_ref().filter(|remote| remote.uploaded.load(Ordering::Acquire))?;
@@ -189,9 +204,12 @@ async fn download(source: Arc<Source>) {
     let (arrived, file_source) = (partial.clone(), source.clone());
     let opened = match downloaded {
         Ok(()) => tokio::task::spawn_blocking(move || {
+            let mut local = file_source.local.write();
+            if file_source.discarded.load(Ordering::Relaxed) {
+                return Err(io::Error::other("it is not needed any more"));
+            }
             std::fs::rename(&arrived, &file_source.path)?;
-            let file = File::open(&file_source.path)?;
-            *file_source.local.write() = Some(Arc::new(file));
+            *local = Some(Arc::new(File::open(&file_source.path)?));
             io::Result::Ok(())
         })
         .await
