@@ -54,7 +54,10 @@ impl Pageserver {
         }
         let origin = resolve(self, parent.clone(), point).await?;
         let _one_at_a_time = self.branching.lock().await;
-        if let Some(existing) = self.existing_branch(&parent, id).await? {
+        // Only this process makes timelines of the tenant: what was made meanwhile is open.
+        if self.timeline(tenant, id).is_ok()
+            && let Some(existing) = self.existing_branch(&parent, id).await?
+        {
             return Ok((existing, false));
         }
         if origin.timeline.lifecycle() == TimelineState::Deleting {

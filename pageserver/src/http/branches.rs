@@ -25,6 +25,7 @@ use crate::{
         lease::LeaseError,
         point::{self, Point, PointError},
     },
+    manifest::EditError,
     timeline::Timeline,
 };
 
@@ -109,6 +110,7 @@ fn no_branch(error: &BranchError) -> ApiError {
         BranchError::Broken(_) => ApiError::conflict(error, "use another id, or repair the timeline"),
         BranchError::Point(point) => refused(point),
         BranchError::Deleting(_) => ApiError::conflict(error, "branch from another timeline"),
+        BranchError::Storage(cause) if cause.is::<EditError>() => ApiError::conflict(error, "take a later moment"),
         BranchError::Storage(_) => ApiError::internal(error, "mend what it names, then send the same request again"),
     }
 }

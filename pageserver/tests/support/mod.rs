@@ -263,7 +263,8 @@ async fn serve(
     }
     let timeline = connection.startup().setting("ogel.timeline").map(str::to_owned);
     if timeline != Some(TIMELINE.to_string()) {
-        return Ok(tokio::time::sleep(Duration::from_secs(600)).await); // a branch that nobody writes to
+        tokio::time::sleep(Duration::from_secs(600)).await; // a branch that nobody writes to
+        return Ok(());
     }
     let words: Vec<&str> = text.split_whitespace().collect();
     assert_eq!(words[..2], ["START_REPLICATION", "PHYSICAL"], "{text}");
