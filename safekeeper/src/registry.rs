@@ -10,6 +10,7 @@ use std::{
 
 use bytes::Bytes;
 use ogel_ids::{Lsn, TenantId, TimelineId};
+use ogel_object_store::StoreError;
 use quorum::{AcceptorState, RefusalCode, Refused};
 use tokio::sync::OnceCell;
 
@@ -46,6 +47,9 @@ pub enum DeletionError {
     /// Nothing was deleted.
     #[error(transparent)]
     Tombstone(#[from] TombstoneError),
+    /// It is deleted here, but its WAL is still in the object store, until it is deleted again.
+    #[error("deleted, but its WAL is still in the object store: {0}")]
+    Archive(#[from] StoreError),
     /// It is deleted, but its files may still be there; they go at the next start, or when it is deleted again.
     #[error("the files cannot be removed: {0}")]
     Io(#[from] io::Error),
@@ -203,7 +207,7 @@ impl Registry {
     /// Deletes a timeline, or all of a tenant, for good; repeating it is harmless. What uses them is ended. Says when it was
     /// deleted first, in seconds since 1970.
     pub async fn delete(&self, tenant: TenantId, timeline: Option<TimelineId>) -> Result<u64, DeletionError> {
-        let _creating = self.creating.lock().await;
+        let creating = self.creating.lock().await;
         let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default().as_secs();
         let store = self.store.clone();
         let time = tokio::task::spawn_blocking(move || store.tombstones().bury(tenant, timeline, now))
@@ -212,12 +216,21 @@ impl Registry {
         let store = self.store.clone();
         let found = tokio::task::spawn_blocking(move || store.timelines()).await.map_err(io::Error::other)??;
         let doomed = |(of, id): &(TenantId, TimelineId)| *of == tenant && timeline.is_none_or(|wanted| wanted == *id);
-        for (tenant, timeline) in found.into_iter().filter(doomed) {
+        let mut doomed: Vec<_> = found.into_iter().filter(doomed).collect();
+        for &(tenant, timeline) in &doomed {
             let key = TimelineKey { tenant, timeline };
             self.end(key, time).await;
             let store = self.store.clone();
             tokio::task::spawn_blocking(move || store.remove(key)).await.map_err(io::Error::other)??;
             tracing::info!(timeline = %key, "timeline deleted");
+        }
+        drop(creating);
+        // An attempt before may have left its objects.
+        doomed.extend(timeline.map(|timeline| (tenant, timeline)).filter(|key| !doomed.contains(key)));
+        if let Some(archive) = &self.shared.archive {
+            for (tenant, timeline) in doomed {
+                archive.delete(TimelineKey { tenant, timeline }).await?;
+            }
         }
         Ok(time)
     }

@@ -144,7 +144,7 @@ impl Target {
     }
 }
 
-fn finish(path: &PathBuf, mut target: Target, end: Lsn, acked: Lsn, sync: bool) -> Result<(), RepairError> {
+fn finish(path: &Path, mut target: Target, end: Lsn, acked: Lsn, sync: bool) -> Result<(), RepairError> {
     if end < acked {
         // First: zeros below a noted end would be taken for rot after a crash.
         let mut note = AckedFile::open(path)?;

@@ -300,3 +300,16 @@ async fn another_node_takes_over() {
         nodes.insert(down, node);
     }
 }
+
+/// What a customer deletes is gone, in the object store too.
+#[tokio::test]
+async fn deleted_wal_is_deleted_everywhere() {
+    let mut it = Archiving::start("deleted_wal").await;
+    let mut proposer = TestProposer::elect(&it.node, timeline(1), 1).await;
+    it.push(&mut proposer, 10).await;
+    it.node.wait_state(timeline(1), "backup_lsn", it.finished()).await;
+    let url = format!("http://{}/v1/tenant/{}/timeline/{}", it.node.http, tenant(), timeline(1));
+    let deleted = reqwest::Client::new().delete(url).send().await.unwrap();
+    assert_eq!(deleted.status(), 200);
+    assert_eq!(fs::read_dir(it.objects("wal")).map_or(0, Iterator::count), 0);
+}

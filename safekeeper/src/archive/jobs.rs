@@ -36,6 +36,7 @@ pub(super) struct Jobs {
 #[derive(Default)]
 struct Job {
     news: Notify,
+    stop: Notify,
 }
 
 impl Jobs {
@@ -59,7 +60,8 @@ impl Archive {
             let mut worker = Worker::new(&archive, &timeline, &job);
             tokio::select! {
                 () = worker.work() => {}
-                () = archive.shutdown.wait() => { archive.jobs.lock().remove(&timeline.key()); }
+                () = job.stop.notified() => drop(archive.jobs.lock().remove(&timeline.key())),
+                () = archive.shutdown.wait() => drop(archive.jobs.lock().remove(&timeline.key())),
             }
             drop(worker);
             archive.jobs.ended.notify_waiters();
@@ -68,9 +70,21 @@ impl Archive {
 
     /// Waits until no task is left, after a shutdown has begun.
     pub async fn ended(&self) {
+        self.wait_until(HashMap::is_empty).await;
+    }
+
+    /// Ends a timeline's task; its WAL is about to go.
+    pub(super) async fn stop(&self, key: TimelineKey) {
+        if let Some(job) = self.jobs.lock().get(&key) {
+            job.stop.notify_one();
+        }
+        self.wait_until(|running| !running.contains_key(&key)).await;
+    }
+
+    async fn wait_until(&self, done: impl Fn(&HashMap<TimelineKey, Arc<Job>>) -> bool) {
         loop {
             let ended = self.jobs.ended.notified();
-            if self.jobs.lock().is_empty() {
+            if done(&self.jobs.lock()) {
                 return;
             }
             ended.await;

@@ -8,7 +8,10 @@ use ogel_object_store::StoreError;
 use quorum::ArchivedTail;
 
 use super::{Archive, ArchiveError, names};
-use crate::{disk::segments::SegmentFolder, timeline::Timeline};
+use crate::{
+    disk::segments::SegmentFolder,
+    timeline::{Timeline, TimelineKey},
+};
 
 impl Archive {
     /// Puts a finished, committed segment into the object store. If it is there already it must be the same bytes.
@@ -53,6 +56,16 @@ impl Archive {
             return Err(ArchiveError::Differs { key });
         }
         Ok(ArchivedTail { term, end, crc32c: crc32c::crc32c(&wal) })
+    }
+
+    /// Deletes all WAL of a timeline that was deleted.
+    pub async fn delete(&self, key: TimelineKey) -> Result<(), StoreError> {
+        self.stop(key).await;
+        for folder in [names::segments_folder(key), names::tails_folder(key)] {
+            let objects = self.store.list_all(&folder).await?;
+            self.store.delete_all(objects.into_iter().map(|object| object.key)).await?;
+        }
+        Ok(())
     }
 
     async fn put(&self, key: &str, wal: Bytes) -> Result<(), ArchiveError> {

@@ -28,6 +28,9 @@ pub async fn delete_tenant(State(node): State<Node>, Path(tenant): Path<String>)
 fn answer(result: Result<u64, DeletionError>) -> Result<Json<Value>, ApiError> {
     match result {
         Ok(time) => Ok(Json(json!({"deleted": true, "deleted_at_s": time}))),
+        Err(error @ DeletionError::Archive(_)) => {
+            Err(ApiError::unavailable(error, "delete it again when the object store answers"))
+        }
         Err(error) => Err(ApiError::internal(error, "check the disk and the permissions, then delete it again")),
     }
 }
