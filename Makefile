@@ -13,7 +13,7 @@ N ?= 2000
 FUZZ_SECONDS ?= 60
 
 .PHONY: help build build-rust postgres postgres-all ext up down test test-rust test-cluster verify fix regress \
-	walcheck pagecheck sim model chaos fuzz bench bench-decoder bench-redo bench-branch bench-coldstart bench-commit bench-election
+	walcheck pagecheck sim model chaos fuzz bench bench-decoder bench-redo bench-branch bench-pageserver bench-coldstart bench-commit bench-election
 
 help: ## List the targets
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 18
@@ -90,6 +90,10 @@ bench-decoder: ## WAL decoding and redo, as ratios to a memcpy; OGEL_BENCH_WAL n
 bench-redo: postgres-all ## WAL decoding against stock PostgreSQL's own crash redo of the same WAL
 	$(CARGO) bench -p wal-decoder --no-run
 	$(PYTHON) test_runner/walcheck_bench.py
+
+bench-pageserver: postgres-all ## Page reads beside a bare echo server, ingest beside stock PostgreSQL's crash redo of the same WAL
+	$(CARGO) bench -p pageserver --no-run
+	$(PYTHON) test_runner/bench_pageserver.py
 
 bench-coldstart: postgres-all ext build-rust ## Cold start of a compute, phase by phase
 	$(PYTHON) test_runner/bench_coldstart.py
