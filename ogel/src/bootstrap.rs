@@ -7,7 +7,7 @@
 use std::time::Duration;
 
 use anyhow::{Context, bail};
-use ogel_ids::{TenantId, TimelineId};
+use ogel_ids::{Lsn, TenantId, TimelineId};
 use serde_json::{Value, json};
 
 use crate::http::Http;
@@ -99,5 +99,16 @@ fn text(value: &Value, name: &str) -> anyhow::Result<String> {
         Value::String(text) => Ok(text.clone()),
         Value::Number(number) => Ok(number.to_string()),
         _ => bail!("the answer lacks {name}"),
+    }
+}
+
+/// The source of a branch. `at` is an LSN or a time, none is the head.
+pub fn branch_source(ancestor: TimelineId, at: Option<&str>) -> Value {
+    match at {
+        None => json!({ "branch": { "ancestor": ancestor } }),
+        Some(text) => match text.parse::<Lsn>() {
+            Ok(lsn) => json!({ "branch": { "ancestor": ancestor, "lsn": lsn } }),
+            Err(_) => json!({ "branch": { "ancestor": ancestor, "time": text } }),
+        },
     }
 }

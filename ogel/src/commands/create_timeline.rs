@@ -23,6 +23,12 @@ pub struct Args {
     /// The safekeepers' HTTP addresses, separated by commas
     #[arg(long, env = "OGEL_SAFEKEEPERS_HTTP", value_name = "HOST:PORT,…", value_delimiter = ',')]
     safekeepers: Vec<String>,
+    /// Make it a branch of this timeline instead of a fresh database
+    #[arg(long, env = "OGEL_ANCESTOR", value_name = "ID")]
+    ancestor: Option<TimelineId>,
+    /// Where to branch off: an LSN (0/16B3740) or a time (2026-11-21T10:59:00Z) [default: the ancestor's head]
+    #[arg(long, requires = "ancestor", value_name = "LSN|TIME")]
+    at: Option<String>,
     /// How long to wait for the nodes to serve, in seconds
     #[arg(long, default_value_t = 60, value_name = "SECONDS")]
     wait: u64,
@@ -47,7 +53,10 @@ pub async fn run(args: &Args, json: bool) -> anyhow::Result<ExitCode> {
         timeline: args.timeline,
         pageserver: args.pageserver.clone(),
         safekeepers: args.safekeepers.clone(),
-        source: "template".into(),
+        source: match args.ancestor {
+            Some(ancestor) => bootstrap::branch_source(ancestor, args.at.as_deref()),
+            None => "template".into(),
+        },
     };
     let made = bootstrap::create_timeline(&http, &wanted).await?;
     print(json, &made, |_| format!("timeline {} is there", args.timeline));

@@ -6,7 +6,7 @@
 use std::{sync::Arc, sync::PoisonError, time::Duration};
 
 use anyhow::{Context, bail};
-use ogel_ids::{Lsn, TimelineId};
+use ogel_ids::TimelineId;
 use serde_json::{Value, json};
 use tokio::sync::mpsc::UnboundedSender;
 
@@ -66,7 +66,7 @@ impl Daemon {
     /// Makes the timeline of a branch on all storage nodes; nothing stays when that fails.
     async fn make(&self, branch: &Branch, source: TimelineId, at: Option<&str>) -> anyhow::Result<Value> {
         let id = branch.timeline;
-        let wanted = self.note_unfinished(id, branch_source(source, at)).await?;
+        let wanted = self.note_unfinished(id, bootstrap::branch_source(source, at)).await?;
         match bootstrap::create_timeline(&self.http, &wanted).await {
             Ok(made) => Ok(made),
             Err(error) => {
@@ -296,16 +296,5 @@ impl Daemon {
             })
         }))
         .await
-    }
-}
-
-/// What the pageserver is asked for.
-fn branch_source(ancestor: TimelineId, at: Option<&str>) -> Value {
-    match at {
-        None => json!({ "branch": { "ancestor": ancestor } }),
-        Some(text) => match text.parse::<Lsn>() {
-            Ok(lsn) => json!({ "branch": { "ancestor": ancestor, "lsn": lsn } }),
-            Err(_) => json!({ "branch": { "ancestor": ancestor, "time": text } }),
-        },
     }
 }
