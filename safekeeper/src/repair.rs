@@ -4,7 +4,7 @@
 //! whole log decodes, the node has no vote in the timeline. Which peer's WAL may be taken is `quorum`'s decision
 //! ([`quorum::Repair::plan`]). A damaged control file cannot be repaired: it says what this node has promised.
 
-use std::{io, path::Path, path::PathBuf, sync::Arc, time::Duration};
+use std::{io, path::Path, sync::Arc, time::Duration};
 
 use bytes::Bytes;
 use ogel_ids::Lsn;

@@ -313,3 +313,26 @@ async fn deleted_wal_is_deleted_everywhere() {
     assert_eq!(deleted.status(), 200);
     assert_eq!(fs::read_dir(it.objects("wal")).map_or(0, Iterator::count), 0);
 }
+
+/// Others remove their copies of what is archived: damaged WAL must not count as that.
+#[tokio::test]
+async fn damaged_wal_is_not_uploaded() {
+    let mut it = Archiving::start("damaged_wal").await;
+    fs::remove_dir_all(&it.remote).unwrap();
+    fs::write(&it.remote, b"not a folder").unwrap();
+    let mut proposer = TestProposer::elect(&it.node, timeline(1), 1).await;
+    it.push(&mut proposer, 10).await;
+    let second = Lsn(Wal::first().0 + SIZE);
+    let timeline_folder = it.folder.join(format!("tenants/{}/timelines/{}", tenant(), timeline(1)));
+    let segment = timeline_folder.join(second.segment_file_name(SIZE));
+    let mut bytes = fs::read(&segment).unwrap();
+    bytes[500_000] ^= 1;
+    fs::write(&segment, bytes).unwrap();
+    fs::remove_file(&it.remote).unwrap();
+    fs::create_dir(&it.remote).unwrap();
+    while it.metric("safekeeper_archive_differences_total").await == 0 {
+        tokio::time::sleep(Duration::from_millis(20)).await;
+    }
+    assert_eq!(it.node.state(timeline(1)).await["backup_lsn"], second.to_string());
+    assert!(!it.object(second).exists());
+}

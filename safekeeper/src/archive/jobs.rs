@@ -12,6 +12,8 @@ use tokio::{
     time::{Instant, timeout},
 };
 
+use wal_decoder::stream::StreamDecoder;
+
 use super::{
     Archive, ArchiveError,
     plan::{self, Past, Step, View},
@@ -99,6 +101,8 @@ struct Worker<'a> {
     began: Instant,
     past: Past,
     failures: u32,
+    /// Behind the last segment that was uploaded.
+    decoder: Option<StreamDecoder>,
     /// The segment that waits, as last seen.
     waiting: Option<u64>,
     /// As counted in the metric.
@@ -108,7 +112,17 @@ struct Worker<'a> {
 impl<'a> Worker<'a> {
     fn new(archive: &'a Archive, timeline: &'a Arc<Timeline>, job: &'a Arc<Job>) -> Self {
         let past = Past { idle_after: archive.idle_after, ..Past::default() };
-        Self { archive, timeline, job, began: Instant::now(), past, failures: 0, waiting: None, counted: 0 }
+        Self {
+            archive,
+            timeline,
+            job,
+            began: Instant::now(),
+            past,
+            failures: 0,
+            decoder: None,
+            waiting: None,
+            counted: 0,
+        }
     }
 
     fn now(&self) -> Duration {
@@ -121,7 +135,7 @@ impl<'a> Worker<'a> {
             let Some(view) = self.look().await else { return self.end_unless_news().await };
             match plan::next(&view, &self.past, self.now()) {
                 Step::Upload(number) => {
-                    let uploaded = self.archive.upload_segment(self.timeline, number).await;
+                    let uploaded = self.archive.upload_segment(self.timeline, number, &mut self.decoder).await;
                     let done = uploaded.map(|()| self.uploaded(&view, number));
                     self.note("a WAL segment is not archived", done);
                 }
@@ -227,7 +241,7 @@ impl<'a> Worker<'a> {
                 self.failures += 1;
                 self.past.retry_at = self.now() + pause;
                 self.archive.metrics.failures.inc();
-                if let ArchiveError::Differs { .. } = error {
+                if let ArchiveError::Differs { .. } | ArchiveError::Rotten(_) = error {
                     self.past.retry_at = self.now() + MAX_PAUSE;
                     self.archive.metrics.differences.inc();
                     tracing::error!(%timeline, %error, "{what}");

@@ -24,7 +24,7 @@ pub struct ArchiveMetrics {
     pub lag_seconds: Histogram,
     /// Attempts that failed.
     pub failures: Counter<u64, AtomicU64>,
-    /// Objects that differ from committed WAL.
+    /// Objects that differ from committed WAL, and damaged WAL that was not uploaded.
     pub differences: Counter<u64, AtomicU64>,
     /// Segments removed here.
     pub removed_segments: Counter<u64, AtomicU64>,
@@ -56,7 +56,11 @@ impl ArchiveMetrics {
         let lag = "From the end of a segment to its being archived by this node";
         registry.register_with_unit("lag", lag, Unit::Seconds, m.lag_seconds.clone());
         registry.register("failures", "Attempts that failed", m.failures.clone());
-        registry.register("differences", "Objects that differ from committed WAL", m.differences.clone());
+        registry.register(
+            "differences",
+            "Objects that differ from committed WAL, or damaged WAL not uploaded",
+            m.differences.clone(),
+        );
         registry.register("removed_segments", "Segments removed here", m.removed_segments.clone());
         registry.register("dropped_tails", "Idle timelines whose WAL was dropped", m.dropped_tails.clone());
         registry.register("restored_tails", "Dropped tails brought back", m.restored_tails.clone());

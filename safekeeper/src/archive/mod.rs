@@ -28,6 +28,7 @@ use std::{sync::Arc, time::Duration};
 use ogel_object_store::{ObjectStore, StoreError};
 use ogel_service::Shutdown;
 use tokio::sync::Semaphore;
+use wal_decoder::stream::StreamError;
 
 pub use duty::rank;
 use jobs::Jobs;
@@ -45,6 +46,11 @@ pub enum ArchiveError {
     /// Local WAL cannot be read.
     #[error("local WAL cannot be read: {0}")]
     Local(#[from] std::io::Error),
+    /// What was to be uploaded is damaged on this disk. Another member takes over.
+    #[error(
+        "local WAL is damaged ({0}) and is not uploaded; restart this safekeeper, so that it repairs the segment from a peer"
+    )]
+    Rotten(#[from] StreamError),
     /// The store has other bytes than were committed. Nothing that depends on the object is removed.
     #[error(
         "the object {key} differs from the committed WAL on this safekeeper: one of the two is damaged; \

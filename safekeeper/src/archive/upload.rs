@@ -1,24 +1,29 @@
 //! Segments and idle tails into the object store.
 
-use std::{io, sync::Arc};
+use std::io;
 
 use bytes::Bytes;
 use ogel_ids::Lsn;
 use ogel_object_store::StoreError;
 use quorum::ArchivedTail;
+use wal_decoder::stream::StreamDecoder;
 
 use super::{Archive, ArchiveError, names};
-use crate::{
-    disk::segments::SegmentFolder,
-    timeline::{Timeline, TimelineKey},
-};
+use crate::timeline::{Timeline, TimelineKey};
 
 impl Archive {
     /// Puts a finished, committed segment into the object store. If it is there already it must be the same bytes.
-    pub(super) async fn upload_segment(&self, timeline: &Timeline, number: u64) -> Result<(), ArchiveError> {
+    /// `decoder` goes on from segment to segment.
+    pub(super) async fn upload_segment(
+        &self,
+        timeline: &Timeline,
+        number: u64,
+        decoder: &mut Option<StreamDecoder>,
+    ) -> Result<(), ArchiveError> {
         let size = timeline.folder().segment_size_bytes();
         let _room = self.room(size).await;
-        let wal = read_local(timeline.folder(), number, size).await?;
+        let (wal, continued) = read_local(timeline, number, size, decoder.take()).await?;
+        *decoder = Some(continued);
         let key = names::segment(timeline.key(), number, size);
         self.put(&key, wal).await?;
         self.metrics.uploaded_bytes.inc_by(size);
@@ -41,7 +46,11 @@ impl Archive {
             return Ok(ArchivedTail { term, end, crc32c: crc32c::crc32c(&[]) });
         }
         let _room = self.room(2 * length).await;
-        let wal = read_local(timeline.folder(), end.segment_number(size), length).await?;
+        let (wal, decoder) = read_local(timeline, end.segment_number(size), length, None).await?;
+        if decoder.last_good_end() != end {
+            let text = format!("its last whole record ends at {}, not at {end}", decoder.last_good_end());
+            return Err(std::io::Error::other(text).into());
+        }
         let key = names::tail(timeline.key(), term, end, size);
         let there = match self.store.get(&key, size).await {
             Ok(there) => there,
@@ -89,13 +98,29 @@ impl Archive {
     }
 }
 
-/// The first `length` bytes of a local segment.
-async fn read_local(folder: &Arc<SegmentFolder>, number: u64, length: u64) -> io::Result<Bytes> {
-    let folder = folder.clone();
+/// The first `length` bytes of a local segment, decoded: rot on this disk must not get into the object store, because others
+/// remove their copies once it is there. A record that began before the first segment that is read is not checked.
+async fn read_local(
+    timeline: &Timeline,
+    number: u64,
+    length: u64,
+    decoder: Option<StreamDecoder>,
+) -> Result<(Bytes, StreamDecoder), ArchiveError> {
+    let (folder, identity) = (timeline.folder().clone(), *timeline.identity());
     let read = move || {
+        let start = Lsn(number * folder.segment_size_bytes());
         let mut wal = vec![0; length as usize];
-        folder.read(Lsn(number * folder.segment_size_bytes()), &mut wal)?;
-        Ok(wal.into())
+        folder.read(start, &mut wal)?;
+        let wal = Bytes::from(wal);
+        let mut decoder = match decoder.filter(|decoder| decoder.fed_until() == start) {
+            Some(decoder) => decoder,
+            None => {
+                StreamDecoder::find_first(start, identity.wal_segment_size_bytes, Some(identity.system_identifier))?
+            }
+        };
+        decoder.feed(wal.clone());
+        decoder.skip_to_boundary()?;
+        Ok((wal, decoder))
     };
     tokio::task::spawn_blocking(read).await.map_err(io::Error::other)?
 }
