@@ -66,6 +66,12 @@ pub struct Config {
     /// Local disk that layer files leave free, MiB
     #[arg(long, env = "OGEL_DISK_FREE_MB", default_value_t = 1024, value_parser = clap::value_parser!(u64).range(0..=1 << 30))]
     pub disk_free_mb: u64,
+    /// Age up to which history is kept, seconds; branches and leases keep what they need beyond
+    #[arg(long, env = "OGEL_RETENTION_S", default_value_t = 604_800, value_parser = clap::value_parser!(u64).range(0..=3_153_600_000))]
+    pub retention_s: u64,
+    /// WAL whose history is kept whatever its age, bytes
+    #[arg(long, env = "OGEL_RETENTION_BYTES", default_value_t = 0)]
+    pub retention_bytes: u64,
     /// Write layer files without compression
     #[arg(long, env = "OGEL_NO_COMPRESSION")]
     pub no_compression: bool,

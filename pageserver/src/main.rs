@@ -46,6 +46,7 @@ async fn run(config: Config) -> anyhow::Result<()> {
     let http = tokio::spawn(http::serve(http_listener, router, shutdown.clone()));
     let pages = tokio::spawn(page_service::serve(pg_listener, pageserver.clone()));
     tokio::spawn(pageserver.clone().run_eviction());
+    tokio::spawn(pageserver.clone().run_compaction());
     let warm_up = pageserver.clone();
     tokio::spawn(async move { warm_up.warm_up().await });
     tracing::info!(

@@ -3,9 +3,11 @@
 //! The folder: `pageserver.json` (version, node), `lock`, `tenants/TENANT/timelines/TIMELINE/`. What is below `tenants` is a cache of the object
 //! store and may be thrown away while the process does not run.
 //!
+//! - `compactor`: merges and the giving up of history.
 //! - `attach`: timelines come from the object store and are made in it. `eviction`: the local disk stays within its limits.
 
 mod attach;
+mod compactor;
 mod eviction;
 
 use std::{
@@ -31,7 +33,7 @@ use crate::{
     metrics::Metrics,
     template::Template,
     tenant_config::TenantConfig,
-    timeline::{CompactionLimits, Environment, FreezeLimits, PageCache, Timeline, run_ingest},
+    timeline::{CompactionLimits, Environment, FreezeLimits, PageCache, Retention, Timeline, run_ingest},
 };
 
 /// Version of the data folder, which is the only one known.
@@ -73,6 +75,7 @@ pub struct Pageserver {
     store: ObjectStore,
     tenants: Tenants,
     disk_limits: DiskLimits,
+    retention: Retention,
     /// Branches are made and timelines deleted one at a time.
     pub(crate) branching: Mutex<()>,
 }
@@ -155,6 +158,7 @@ impl Pageserver {
             store,
             tenants: Tenants::default(),
             disk_limits: DiskLimits { budget_bytes: mib(config.disk_budget_mb), free_bytes: mib(config.disk_free_mb) },
+            retention: Retention { window: Duration::from_secs(config.retention_s), wal_bytes: config.retention_bytes },
             branching: Mutex::default(),
         });
         pageserver.attach_known().await?;

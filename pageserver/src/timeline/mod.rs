@@ -36,7 +36,7 @@ use std::{
     path::{Path, PathBuf},
     sync::{
         Arc,
-        atomic::{AtomicU64, Ordering},
+        atomic::{AtomicBool, AtomicU64, Ordering},
     },
     time::Duration,
 };
@@ -170,6 +170,8 @@ pub struct Timeline {
     /// See [`Timeline::history_lock`].
     history: Mutex<()>,
     gc_cutoff: AtomicU64,
+    /// Something has happened since layers were last merged.
+    compaction_due: AtomicBool,
     /// Held while layers are merged, one merge at a time.
     compaction: Mutex<()>,
     /// As readers see it; the object store follows.
@@ -270,6 +272,7 @@ impl Timeline {
             logical_size_bytes: AtomicU64::new(manifest.logical_size_bytes),
             history: Mutex::new(()),
             gc_cutoff: AtomicU64::new(manifest.gc_cutoff.0),
+            compaction_due: AtomicBool::new(false),
             compaction: Mutex::new(()),
             manifest: Mutex::new(manifest),
             store,

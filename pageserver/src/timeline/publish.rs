@@ -65,6 +65,9 @@ impl Timeline {
                 None => edited,
             });
         }
+        if matches!(edit, Edit::Flushed { .. } | Edit::Cutoff { .. }) {
+            self.compaction_due.store(true, Ordering::Relaxed);
+        }
         self.gc_cutoff.store(updated.gc_cutoff.0, Ordering::Release);
         self.disk_consistent_lsn.store(updated.disk_consistent_lsn.0, Ordering::Release);
         self.checkpoint_request.flushed();

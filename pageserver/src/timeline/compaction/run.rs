@@ -4,7 +4,10 @@
 //! file being written. Nothing is visible before all files of a merge are on disk and the manifest names them; interrupted, it leaves
 //! nothing behind.
 
-use std::{collections::BTreeSet, sync::Arc};
+use std::{
+    collections::BTreeSet,
+    sync::{Arc, atomic::Ordering},
+};
 
 use anyhow::Context;
 use bytes::Bytes;
@@ -52,10 +55,15 @@ pub struct CompactionReport {
 impl Timeline {
     /// Merges until nothing needs it, or until told to stop. Blocks.
     pub fn compact(&self, stop: Stop<'_>) -> anyhow::Result<CompactionReport> {
+        self.compaction_due.store(false, Ordering::Relaxed);
         let mut report = CompactionReport::default();
         for _ in 0..MAX_ROUNDS {
             let _one_at_a_time = self.compaction.lock();
             let jobs = self.plan_compaction(&self.pin_layers())?;
+            if jobs.is_empty() {
+                // Pages in memory, and those that have got an image since: whoever still finds one dear asks again.
+                self.image_requests.forget(KeyRange::ALL);
+            }
             if jobs.is_empty() || stop() {
                 break;
             }
@@ -100,6 +108,11 @@ impl Timeline {
             }
         }
         Ok(())
+    }
+
+    /// Whether layers may have to be merged.
+    pub fn is_compaction_due(&self) -> bool {
+        self.compaction_due.load(Ordering::Relaxed)
     }
 
     /// How far merging lags behind the WAL: 0 is not at all, 1 is as far as it may.

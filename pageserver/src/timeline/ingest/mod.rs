@@ -36,6 +36,8 @@ const BACK_OFF_MIN: Duration = Duration::from_millis(100);
 const BACK_OFF_AWAITED: Duration = Duration::from_millis(200);
 /// The status says after this that a branch waits for its ancestor.
 const ANCESTOR_WAIT: Duration = Duration::from_secs(5);
+/// Pause after a flush when merging lags behind as far as it may.
+const MAX_COMPACTION_PAUSE: Duration = Duration::from_secs(1);
 const BACK_OFF_MAX: Duration = Duration::from_secs(5);
 
 /// What the ingest of a timeline is doing.
@@ -274,6 +276,9 @@ impl Follower<'_> {
         let finished = self.flusher.take_if(|flusher| flusher.is_finished());
         if let Some(flusher) = finished {
             flushed(flusher.await)?;
+            // The more merging lags behind, the slower WAL is taken; it is never refused.
+            let debt = self.timeline.compaction_debt().min(1.0);
+            tokio::time::sleep(MAX_COMPACTION_PAUSE.mul_f64(debt)).await;
         }
         if self.timeline.frozen_layers() > 0 && self.flusher.is_none() {
             let timeline = self.timeline.clone();
