@@ -13,7 +13,7 @@ N ?= 2000
 FUZZ_SECONDS ?= 60
 
 .PHONY: help build build-rust postgres postgres-all ext up down test test-rust test-cluster verify fix regress \
-	walcheck pagecheck sim model chaos fuzz bench bench-decoder bench-redo bench-branch bench-pageserver bench-coldstart bench-commit bench-election
+	walcheck pagecheck sim model chaos fuzz bench bench-decoder bench-redo bench-branch bench-pageserver bench-coldstart bench-commit bench-election bench-history storemodel
 
 help: ## List the targets
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 18
@@ -109,3 +109,7 @@ bench-election: postgres-all ext build-rust ## Election to first commit, beside 
 
 storemodel: ## The pageserver's store against a naive map: CASES=n random histories (a failing one is printed, its seed kept)
 	PROPTEST_CASES=$(or $(CASES),10000) $(CARGO) test --release -p pageserver --lib store_model
+
+bench-history: ## A day of WAL at speed: store size, layers, memory and read cost over time, as CSV and PNG in the target folder
+	OGEL_BENCH_OUT=$(abspath $(TARGET))/history.csv $(CARGO) test --release -q -p pageserver --lib a_day_of_history -- --ignored --nocapture
+	$(PYTHON) test_runner/plot_history.py $(TARGET)/history.csv $(TARGET)/history.png

@@ -17,6 +17,9 @@ mod compaction;
 mod effects;
 mod flush;
 mod gc;
+#[cfg(test)]
+#[allow(clippy::unwrap_used)]
+mod history_bench;
 mod image_requests;
 mod ingest;
 mod lineage;

@@ -157,20 +157,20 @@ struct Model {
     records: Vec<(Lsn, Vec<Operation>)>,
 }
 
-struct World {
+pub(super) struct World {
     folder: tempfile::TempDir,
     runtime: Arc<tokio::runtime::Runtime>,
     remote: ObjectStore,
     tenant: Arc<TenantStore>,
-    environment: Arc<Environment>,
-    timelines: Vec<Arc<Timeline>>,
+    pub(super) environment: Arc<Environment>,
+    pub(super) timelines: Vec<Arc<Timeline>>,
     models: Vec<Model>,
     leases: usize,
     /// How often everything in memory was lost.
     lives: usize,
 }
 
-fn state(lsn: Lsn) -> RunningState {
+pub(super) fn state(lsn: Lsn) -> RunningState {
     RunningState {
         prev_record_lsn: Lsn(lsn.0 - 8),
         clean_shutdown: false,
@@ -186,6 +186,16 @@ fn timeline_id(number: usize) -> TimelineId {
 
 impl World {
     fn new() -> World {
+        let never = FreezeLimits {
+            size_bytes: usize::MAX,
+            wal_bytes: u64::MAX,
+            age: Duration::MAX,
+            all_open_bytes: usize::MAX,
+        };
+        Self::with(never, LIMITS)
+    }
+
+    pub(super) fn with(freeze: FreezeLimits, compaction: CompactionLimits) -> World {
         let memory = std::path::Path::new("/dev/shm");
         let folder = if memory.is_dir() { tempfile::tempdir_in(memory) } else { tempfile::tempdir() }.unwrap();
         static RUNTIME: OnceLock<Arc<tokio::runtime::Runtime>> = OnceLock::new();
@@ -201,13 +211,8 @@ impl World {
             upload_queue_bytes: u64::MAX,
             block_cache: Arc::new(BlockCache::new(1 << 20)),
             page_cache: PageCache::new(1 << 20, Metrics::default()),
-            freeze: FreezeLimits {
-                size_bytes: usize::MAX,
-                wal_bytes: u64::MAX,
-                age: Duration::MAX,
-                all_open_bytes: usize::MAX,
-            },
-            compaction: LIMITS,
+            freeze,
+            compaction,
             compress: true,
             open_bytes: AtomicU64::new(0),
             metrics: Metrics::default(),
