@@ -1,6 +1,6 @@
 //! Timelines made, branched, leased and deleted, and time, over HTTP.
 
-use std::time::Duration;
+use std::{sync::Arc, time::Duration};
 
 use axum::{
     Json,
@@ -15,7 +15,7 @@ use ogel_service::http::ApiError;
 use serde::Deserialize;
 use serde_json::{Value, json};
 
-use super::{Routes, Server, find, ids, unavailable};
+use super::{Routes, Server, ids, unavailable};
 use crate::{
     branch::{
         self, Timestamp,
@@ -26,6 +26,7 @@ use crate::{
         point::{self, Point, PointError},
     },
     manifest::EditError,
+    pageserver::Pageserver,
     timeline::Timeline,
 };
 
@@ -34,6 +35,11 @@ pub(super) fn routes() -> Routes {
         .route("/v1/tenant/{tenant}/timeline/{timeline}/lsn_by_time", get(lsn_by_time))
         .route("/v1/tenant/{tenant}/timeline/{timeline}/lease", post(lease))
         .route("/v1/tenant/{tenant}/timeline/{timeline}/lease/{lease}", delete(return_lease))
+}
+
+async fn attached(pageserver: &Pageserver, tenant: &str, timeline: &str) -> Result<Arc<Timeline>, ApiError> {
+    let (tenant, id) = ids(tenant, timeline)?;
+    pageserver.attached(tenant, id).await.map_err(|error| unavailable(&error))
 }
 
 #[derive(Deserialize)]
@@ -134,7 +140,7 @@ pub(super) async fn wal_prefix(
     State(pageserver): Server,
     Path((tenant, timeline)): Path<(String, String)>,
 ) -> Result<Response, ApiError> {
-    let timeline = find(&pageserver, &tenant, &timeline)?;
+    let timeline = attached(&pageserver, &tenant, &timeline).await?;
     let bytes = branch::wal_prefix(&timeline, pageserver.safekeepers()).await.map_err(|error| {
         ApiError::unavailable(format!("{error:#}"), "check the disk, or the safekeepers, then ask again")
     })?;
@@ -158,7 +164,7 @@ async fn lease(
     let next = r#"send {"id": NAME, "ttl_s": SECONDS, "lsn": LSN}, or "time" in place of "lsn", or neither"#;
     let request: LeaseRequest = super::body(&body, next)?;
     let point = moment(request.lsn, request.time.as_deref())?;
-    let timeline = find(&pageserver, &tenant, &timeline)?;
+    let timeline = attached(&pageserver, &tenant, &timeline).await?;
     let length = Duration::from_secs(request.ttl_s);
     let (origin, lease) =
         pageserver.lease(timeline, &request.id, point, length).await.map_err(|error| match error {
@@ -178,7 +184,7 @@ async fn return_lease(
     State(pageserver): Server,
     Path((tenant, timeline, lease)): Path<(String, String, String)>,
 ) -> Result<Json<Value>, ApiError> {
-    let timeline = find(&pageserver, &tenant, &timeline)?;
+    let timeline = attached(&pageserver, &tenant, &timeline).await?;
     match timeline.return_lease(&lease).await {
         Ok(true) => Ok(Json(json!({"returned": lease}))),
         Ok(false) => Err(ApiError::not_found(format!("there is no lease {lease:?}"), "GET the timeline to see them")),
@@ -201,7 +207,7 @@ async fn lsn_by_time(
     let next = "ask for ?at=2026-11-21T10:59:00Z (a + of an offset is written %2B)";
     let Query(TimeQuery { at }) = query.map_err(|error| ApiError::bad_request(error.body_text(), next))?;
     let at: Timestamp = at.parse().map_err(|error| ApiError::bad_request(error, next))?;
-    let timeline = find(&pageserver, &tenant, &timeline)?;
+    let timeline = attached(&pageserver, &tenant, &timeline).await?;
     let in_future = at > Timestamp::now();
     let resolved = match in_future {
         true => point::resolve(&pageserver, timeline.clone(), Point::Head).await,
