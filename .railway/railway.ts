@@ -25,7 +25,7 @@ export default defineRailway(() => {
         ...built,
         deploy: { ...stored, startCommand: "safekeeper --data-dir /data --listen-pg [::]:5454 --listen-http [::]:7676" },
         volumeMounts: { "/data": data },
-        env: { PORT: "7676", RAILWAY_RUN_UID: "0", OGEL_NODE_ID: String(node), OGEL_PEERS: peers.join(",") },
+        env: { PORT: "7676", RAILWAY_RUN_UID: "0", OGEL_NODE_ID: String(node), OGEL_PEERS: peers.join(","), OGEL_ALLOW_UNAUTHENTICATED: "true" },
       }),
       data,
     ];
@@ -43,6 +43,7 @@ export default defineRailway(() => {
       PORT: "9898",
       RAILWAY_RUN_UID: "0",
       OGEL_NODE_ID: "1",
+      OGEL_ALLOW_UNAUTHENTICATED: "true",
       OGEL_SAFEKEEPERS: NODES.map((node) => `${privateName(`safekeeper-${node}`)}:5454`).join(","),
     },
   });

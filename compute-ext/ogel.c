@@ -23,6 +23,7 @@
 #include "miscadmin.h"
 #include "ogel.h"
 #include "ogel_smgr.h"
+#include "page_token.h"
 #include "postmaster/postmaster.h"
 #include "relsize.h"
 #include "replication/syncrep.h"
@@ -149,6 +150,7 @@ _PG_init(void)
 				 errmsg("\"%s\" must be loaded via \"%s\"", "ogel", "shared_preload_libraries")));
 
 	guc_define();
+	page_token_receive();
 	ogel_remote = *ogel_page_server != '\0';
 	if (!ogel_remote)
 		return;

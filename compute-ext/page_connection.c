@@ -23,6 +23,7 @@
 #include "miscadmin.h"
 #include "page_connection.h"
 #include "page_protocol.h"
+#include "page_token.h"
 #include "storage/fd.h"
 #include "storage/ipc.h"
 #include "storage/latch.h"
@@ -169,10 +170,10 @@ establish(TimestampTz deadline)
 	const char *const keywords[] = {"host", "port", "user", "dbname",
 		"application_name", "client_encoding", "sslmode", "gssencmode",
 		"keepalives_idle", "keepalives_interval", "keepalives_count",
-	"tcp_user_timeout", NULL};
+	"tcp_user_timeout", "password", NULL};
 	const char *const values[] = {host, port, "ogel", "ogel",
 		"ogel compute", "UTF8", "disable", "disable",
-	"10", "5", "3", "30000", NULL};
+	"10", "5", "3", "30000", page_token(), NULL};
 
 	address_generation = ogel_page_server_generation;
 	if (!page_server_address(host, sizeof(host), port, sizeof(port)))

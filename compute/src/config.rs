@@ -11,7 +11,11 @@ use std::{
 use anyhow::{Context, bail, ensure};
 use clap::Parser;
 use ogel_ids::{NodeId, TenantId, TimelineId};
-use ogel_service::config::ServiceArgs;
+use ogel_pgwire::{Address, Endpoint};
+use ogel_service::{
+    auth::{TokenArgs, TokenSource},
+    config::ServiceArgs,
+};
 
 use crate::{
     exit_code,
@@ -67,6 +71,9 @@ pub struct Args {
     /// PostgreSQL setting, may be repeated: --pg-setting shared_buffers=1GB (those that safety rests on are refused)
     #[arg(long = "pg-setting", env = "OGEL_PG_SETTING", value_name = "NAME=VALUE", value_delimiter = ';')]
     pub pg_settings: Vec<String>,
+    /// What is shown to safekeepers and pageserver.
+    #[command(flatten)]
+    pub token: TokenArgs,
     /// A stop waits this many seconds for a quorum to take the last WAL before it stops Postgres without it
     #[arg(long, env = "OGEL_STOP_TIMEOUT", value_name = "SECONDS", default_value_t = 10)]
     pub stop_timeout: u64,
@@ -168,6 +175,7 @@ pub struct Config {
     pub auth: Auth,
     pub password: Option<Password>,
     pub pg_settings: BTreeMap<String, String>,
+    pub token: TokenSource,
     pub stop_timeout: Duration,
 }
 
@@ -220,6 +228,19 @@ impl SqlListen {
     }
 }
 
+impl Config {
+    /// A storage node, with the token that is shown to it.
+    pub fn endpoint(&self, address: &str) -> Endpoint {
+        endpoint(address, &self.token)
+    }
+}
+
+/// A storage node, with the token that is shown to it.
+pub fn endpoint(address: &str, token: &TokenSource) -> Endpoint {
+    let token = token.clone();
+    Endpoint::new(Address::Tcp(address.to_owned()), move || token.current())
+}
+
 impl TryFrom<Args> for Config {
     type Error = anyhow::Error;
 
@@ -253,6 +274,7 @@ impl TryFrom<Args> for Config {
             auth,
             password: Password::find(args.password_file.as_deref())?,
             pg_settings: settings::parse_user_settings(&args.pg_settings)?,
+            token: args.token.source(),
             stop_timeout: Duration::from_secs(args.stop_timeout),
         })
     }

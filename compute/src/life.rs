@@ -175,7 +175,7 @@ impl Starter<'_> {
     /// Tries until it succeeds: a pageserver that is away or behind is waited for, and the status says so.
     async fn basebackup(&self, victory: &Victory) -> anyhow::Result<Manifest> {
         let request = BasebackupRequest {
-            pageserver: self.config.pageserver.clone(),
+            pageserver: self.config.endpoint(&self.config.pageserver),
             tenant: self.config.tenant,
             timeline: self.config.timeline,
             lsn: victory.start_lsn,
@@ -212,7 +212,14 @@ impl Starter<'_> {
         loop {
             for safekeeper in &order {
                 let timeline = (self.config.tenant, self.config.timeline);
-                match local_wal::copy_from_safekeeper(&safekeeper.address, timeline, (begin, end), local).await {
+                match local_wal::copy_from_safekeeper(
+                    self.config.endpoint(&safekeeper.address),
+                    timeline,
+                    (begin, end),
+                    local,
+                )
+                .await
+                {
                     Ok(()) => {
                         tracing::debug!(%begin, %end, "WAL copied");
                         return;
@@ -260,6 +267,7 @@ impl Starter<'_> {
             pgdata: &self.life.pgdata,
             arguments: &arguments,
             run_user: self.run_user,
+            token: self.config.token.current().context("reading the token")?,
             log: self.data_dir.open_log()?,
         })
     }

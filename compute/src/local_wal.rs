@@ -11,7 +11,7 @@ use std::{
 use anyhow::{Context, ensure};
 use bytes::{Buf, Bytes};
 use ogel_ids::{Lsn, TenantId, TimelineId};
-use ogel_pgwire::{Address, Client, ConnectOptions};
+use ogel_pgwire::{Client, ConnectOptions, Endpoint};
 
 use crate::postgres::run_user::RunUser;
 
@@ -70,9 +70,9 @@ impl LocalWal {
     }
 }
 
-/// Copies committed WAL of `begin..end` from the safekeeper at `address` to `local`.
+/// Copies committed WAL of `begin..end` from a safekeeper to `local`.
 pub async fn copy_from_safekeeper(
-    address: &str,
+    safekeeper: Endpoint,
     (tenant, timeline): (TenantId, TimelineId),
     (begin, end): (Lsn, Lsn),
     local: &LocalWal,
@@ -80,7 +80,7 @@ pub async fn copy_from_safekeeper(
     if begin >= end {
         return Ok(());
     }
-    let options = ConnectOptions::new(Address::Tcp(address.to_owned()))
+    let options = ConnectOptions::new(safekeeper)
         .parameter("replication", "true")
         .setting("ogel.tenant", tenant)
         .setting("ogel.timeline", timeline);

@@ -113,6 +113,7 @@ impl Supervisor {
             tenant: self.config.tenant,
             timeline: self.config.timeline,
             safekeepers: self.config.safekeepers.clone(),
+            token: self.config.token.clone(),
             own_highest_term,
             progress: self.progress.clone(),
         })?;

@@ -60,6 +60,7 @@ async fn campaign(
         tenant: TenantId::from_bytes([1; 16]),
         timeline: TimelineId::from_bytes([2; 16]),
         safekeepers: vec![SafekeeperAddress { node_id: NodeId(1), address }],
+        token: Default::default(),
         own_highest_term,
         progress: Progress::default(),
     })?;

@@ -113,6 +113,7 @@ async fn postgres_starts_without_redo_and_keeps_wal_for_the_slot() -> anyhow::Re
         pg_prefix: &prefix,
         pgdata: &pgdata,
         arguments: &arguments,
+        token: None,
         run_user: owner,
         log: fs::File::create(&log_path)?,
     })?;

@@ -3,15 +3,25 @@
 use std::time::Duration;
 
 use anyhow::{Context, bail};
+use ogel_service::auth::TokenSource;
+use reqwest::header::{AUTHORIZATION, HeaderMap, HeaderValue};
 use serde_json::Value;
 
 /// A client whose every request has a limit.
 pub struct Http(reqwest::Client);
 
 impl Http {
-    /// A client.
-    pub fn new() -> anyhow::Result<Http> {
-        let client = reqwest::Client::builder().no_proxy().timeout(Duration::from_secs(30)).build()?;
+    /// A client that shows this token.
+    pub fn new(token: &TokenSource) -> anyhow::Result<Http> {
+        let mut headers = HeaderMap::new();
+        if let Some(token) = token.current()? {
+            let mut value =
+                HeaderValue::try_from(format!("Bearer {token}")).context("the token is not one line of text")?;
+            value.set_sensitive(true);
+            headers.insert(AUTHORIZATION, value);
+        }
+        let client =
+            reqwest::Client::builder().no_proxy().timeout(Duration::from_secs(30)).default_headers(headers).build()?;
         Ok(Http(client))
     }
 

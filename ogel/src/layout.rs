@@ -7,6 +7,7 @@
 //!   ogel.sock            where the daemon listens
 //!   safekeeper-1..3/     a store each
 //!   pageserver/          a cache of the object store
+//!   auth/                keys and tokens, if the nodes ask for them (`ogel up --auth`)
 //!   remote/              the object store, unless OGEL_REMOTE names another
 //!   compute-BRANCH/      disposable
 //!   logs/NODE.log        what each process printed; ogel.log is the daemon's
@@ -56,6 +57,16 @@ impl Layout {
     /// The local object store, as a URL.
     pub fn remote_url(&self) -> String {
         format!("file://{}", self.root.join("remote").display())
+    }
+
+    /// Folder of keys and tokens; nodes ask for tokens if it is there.
+    pub fn auth(&self) -> PathBuf {
+        self.root.join("auth")
+    }
+
+    /// File with the token of `whom`, if nodes ask for tokens.
+    pub fn token(&self, whom: &str) -> Option<PathBuf> {
+        Some(self.auth().join(format!("{whom}.token"))).filter(|path| path.exists())
     }
 
     /// Folder of the logs.

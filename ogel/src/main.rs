@@ -59,6 +59,10 @@ enum Command {
     Destroy(commands::destroy::Args),
     /// Make a timeline on storage nodes that run elsewhere (containers); safe to repeat
     CreateTimeline(commands::create_timeline::Args),
+    /// Make keys with which tokens are signed
+    Keys(commands::token::KeysArgs),
+    /// Make a token that lets its holder talk to storage nodes
+    Token(commands::token::TokenArgs),
     /// Own the cluster's processes (started by `ogel up`)
     #[command(hide = true)]
     Daemon,
@@ -93,6 +97,8 @@ fn run(cli: Cli) -> anyhow::Result<ExitCode> {
             Command::Chaos(args) => commands::node::chaos(&layout, &args, json).await,
             Command::Destroy(args) => commands::destroy::run(&layout, &args, json).await,
             Command::CreateTimeline(args) => commands::create_timeline::run(&args, json).await,
+            Command::Keys(args) => commands::token::keys(&args, json),
+            Command::Token(args) => commands::token::token(&args, json),
             Command::Daemon => daemon::run(layout).await,
         }
     })

@@ -5,8 +5,8 @@ use std::{path::PathBuf, time::Duration};
 use anyhow::ensure;
 use clap::Parser;
 use ogel_object_store::RemoteArgs;
-use ogel_pgwire::Address;
-use ogel_service::config::ServiceArgs;
+use ogel_pgwire::{Address, Endpoint};
+use ogel_service::{auth::AuthArgs, config::ServiceArgs};
 
 /// Serves every page of its timelines at every LSN, from the WAL that safekeepers hold.
 #[derive(Debug, Clone, Parser)]
@@ -15,18 +15,21 @@ pub struct Config {
     /// Settings that every service has.
     #[command(flatten)]
     pub service: ServiceArgs,
+    /// Who may do what.
+    #[command(flatten)]
+    pub auth: AuthArgs,
     /// Number of this node, unique among pageservers
     #[arg(long, env = "OGEL_NODE_ID", default_value_t = 1)]
     pub node_id: u64,
     /// Folder for everything that is stored
     #[arg(long, env = "OGEL_DATA_DIR", value_name = "DIR")]
     pub data_dir: PathBuf,
-    /// Address for computes (PostgreSQL wire protocol)
-    #[arg(long, env = "OGEL_LISTEN_PG", value_name = "HOST:PORT", default_value = "[::]:6400")]
-    pub listen_pg: String,
-    /// Address for HTTP
-    #[arg(long, env = "OGEL_LISTEN_HTTP", value_name = "HOST:PORT", default_value = "[::]:9898")]
-    pub listen_http: String,
+    /// Address for computes (PostgreSQL wire protocol) [default: port 6400, everywhere with --auth-keys, else on loopback]
+    #[arg(long, env = "OGEL_LISTEN_PG", value_name = "HOST:PORT")]
+    pub listen_pg: Option<String>,
+    /// Address for HTTP [default: port 9898, likewise]
+    #[arg(long, env = "OGEL_LISTEN_HTTP", value_name = "HOST:PORT")]
+    pub listen_http: Option<String>,
     /// Safekeepers to take WAL from
     #[arg(long, env = "OGEL_SAFEKEEPERS", value_name = "HOST:PORT,…", value_delimiter = ',', required = true)]
     pub safekeepers: Vec<String>,
@@ -88,6 +91,8 @@ impl Config {
                 "safekeeper {address:?} is not host:port, such as safekeeper-1:5454"
             );
         }
+        self.listen_addresses()?;
+        self.auth.verifier()?;
         if let Some(template) = &self.template {
             ensure!(
                 template.is_file(),
@@ -98,9 +103,22 @@ impl Config {
         Ok(())
     }
 
+    /// Where to listen: wire protocol, HTTP.
+    pub fn listen_addresses(&self) -> anyhow::Result<(String, String)> {
+        Ok((
+            self.auth.listen_address("--listen-pg", self.listen_pg.as_deref(), 6400)?,
+            self.auth.listen_address("--listen-http", self.listen_http.as_deref(), 9898)?,
+        ))
+    }
+
     /// Where the safekeepers listen.
-    pub fn safekeeper_addresses(&self) -> Vec<Address> {
-        self.safekeepers.iter().map(|address| Address::Tcp(address.clone())).collect()
+    pub fn safekeeper_endpoints(&self) -> Vec<Endpoint> {
+        let token = self.auth.token.source();
+        let endpoint = |address: &String| {
+            let token = token.clone();
+            Endpoint::new(Address::Tcp(address.clone()), move || token.current())
+        };
+        self.safekeepers.iter().map(endpoint).collect()
     }
 
     /// How long a request waits for WAL.

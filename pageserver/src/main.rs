@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use anyhow::Context;
 use ogel_service::{
-    Shutdown, config,
+    Shutdown, auth, config,
     http::{self, Readiness},
     listen, logging,
 };
@@ -36,14 +36,14 @@ fn main() -> std::process::ExitCode {
 
 async fn run(config: Config) -> anyhow::Result<()> {
     let shutdown = Shutdown::on_signals().context("signals cannot be handled")?;
-    let (pg_listener, http_listener) =
-        (listen::bind(&config.listen_pg).await?, listen::bind(&config.listen_http).await?);
+    let (pg, http) = config.listen_addresses()?;
+    let (pg_listener, http_listener) = (listen::bind(&pg).await?, listen::bind(&http).await?);
     let (metrics, registry) = Metrics::registered();
     let readiness = Readiness::starting();
     let base = http::base_routes(readiness.clone(), Arc::new(registry));
     let pageserver = Pageserver::start(&config, metrics, shutdown.clone()).await?;
-    let router = base.merge(pageserver::http::routes(pageserver.clone()));
-    let http = tokio::spawn(http::serve(http_listener, router, shutdown.clone()));
+    let router = auth::protect(base.merge(pageserver::http::routes(pageserver.clone())), pageserver.verifier.clone());
+    let http_server = tokio::spawn(http::serve(http_listener, router, shutdown.clone()));
     let pages = tokio::spawn(page_service::serve(pg_listener, pageserver.clone()));
     tokio::spawn(pageserver.clone().run_eviction());
     tokio::spawn(pageserver.clone().run_compaction());
@@ -51,8 +51,9 @@ async fn run(config: Config) -> anyhow::Result<()> {
     tokio::spawn(async move { warm_up.warm_up().await });
     tracing::info!(
         node_id = config.node_id,
-        pg = config.listen_pg,
-        http = config.listen_http,
+        pg,
+        http,
+        asks_for_tokens = pageserver.verifier.is_on(),
         version = env!("CARGO_PKG_VERSION"),
         "pageserver runs"
     );
@@ -61,6 +62,6 @@ async fn run(config: Config) -> anyhow::Result<()> {
     readiness.set_not_ready("shutting down");
     pages.await?;
     pageserver.stop().await;
-    http.await??;
+    http_server.await??;
     Ok(())
 }

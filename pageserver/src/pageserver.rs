@@ -20,8 +20,8 @@ use std::{
 use anyhow::{Context, bail, ensure};
 use ogel_ids::{NodeId, TenantId, TimelineId};
 use ogel_object_store::ObjectStore;
-use ogel_pgwire::Address;
-use ogel_service::{DataFolder, Shutdown, durable_file};
+use ogel_pgwire::Endpoint;
+use ogel_service::{DataFolder, Shutdown, auth::Verifier, durable_file};
 use parking_lot::RwLock;
 use serde::{Deserialize, Serialize};
 use tokio::{sync::Mutex, task::JoinSet};
@@ -61,13 +61,15 @@ pub enum TimelineSlot {
 pub struct Pageserver {
     /// This node.
     pub node_id: NodeId,
+    /// Who is let in.
+    pub verifier: Verifier,
     /// How long requests wait for WAL.
     pub wait_lsn_timeout: Duration,
     /// Set off when the process stops.
     pub shutdown: Shutdown,
     folder: DataFolder,
     environment: Arc<Environment>,
-    safekeepers: Arc<[Address]>,
+    safekeepers: Arc<[Endpoint]>,
     template_path: Option<PathBuf>,
     template: Mutex<Option<Arc<Template>>>,
     timelines: RwLock<BTreeMap<(TenantId, TimelineId), TimelineSlot>>,
@@ -146,11 +148,12 @@ impl Pageserver {
         });
         let pageserver = Arc::new(Pageserver {
             node_id: NodeId(config.node_id),
+            verifier: config.auth.verifier()?,
             wait_lsn_timeout: config.wait_lsn_timeout(),
             shutdown,
             folder,
             environment,
-            safekeepers: config.safekeeper_addresses().into(),
+            safekeepers: config.safekeeper_endpoints().into(),
             template_path: config.template.clone(),
             template: Mutex::new(None),
             timelines: RwLock::default(),
@@ -171,7 +174,7 @@ impl Pageserver {
     }
 
     /// Where WAL comes from.
-    pub fn safekeepers(&self) -> &[Address] {
+    pub fn safekeepers(&self) -> &[Endpoint] {
         &self.safekeepers
     }
 

@@ -40,7 +40,7 @@ use std::{sync::Arc, time::Duration};
 
 use anyhow::Context;
 use ogel_service::{
-    Shutdown,
+    Shutdown, auth,
     http::{Readiness, base_routes, serve},
     metrics::registry::Registry as MetricsRegistry,
 };
@@ -109,6 +109,7 @@ impl Safekeeper {
             store.sweep().context("what interrupted creations have left cannot be removed")?;
             Ok(store)
         };
+        let verifier = settings.auth.verifier()?;
         let store = tokio::task::spawn_blocking(open).await.context("the thread that opens the store ended")??;
         let me = Member { node_id, store_uuid: store.store_uuid() };
         tracing::info!(node_id = %me.node_id, store_uuid = %me.store_uuid, "store opened");
@@ -119,7 +120,7 @@ impl Safekeeper {
         let metrics = Arc::new(Metrics::register(&mut metrics_registry));
         let shared = Shared {
             me,
-            peers: Arc::new(Peers::new(settings.peers_by_id()?)),
+            peers: Arc::new(Peers::new(settings.peers_by_id()?, &settings.auth.token.source())),
             metrics: metrics.clone(),
             sync: !settings.no_sync,
             wal_tail_bytes: settings.wal_tail_bytes,
@@ -146,14 +147,17 @@ impl Safekeeper {
             me,
             rejoin,
         ));
+        let router = auth::protect(router, verifier.clone());
         let http_shutdown = shutdown.clone();
         let http_server = async move {
             if let Err(error) = serve(http, router, http_shutdown).await {
                 tracing::error!(%error, "the HTTP server ended");
             }
         };
-        let servers =
-            vec![tokio::spawn(http_server), tokio::spawn(wire::serve(pg, registry.clone(), metrics, shutdown.clone()))];
+        let servers = vec![
+            tokio::spawn(http_server),
+            tokio::spawn(wire::serve(pg, registry.clone(), metrics, verifier, shutdown.clone())),
+        ];
         readiness.set_ready();
         tracing::info!(timelines, deleted, "serving");
         Ok(Self { me, registry, archive: shared.archive, shutdown, servers })

@@ -43,8 +43,9 @@ fn run(settings: &Settings) -> anyhow::Result<()> {
     logging::init(settings.service.log_format);
     tokio::runtime::Builder::new_multi_thread().enable_all().build()?.block_on(async {
         let shutdown = Shutdown::on_signals()?;
-        let pg = listen::bind(&settings.listen_pg).await?;
-        let http = listen::bind(&settings.listen_http).await?;
+        let (pg, http) = settings.listen_addresses()?;
+        tracing::info!(pg, http, asks_for_tokens = !settings.auth.keys.is_empty(), "listening");
+        let (pg, http) = (listen::bind(&pg).await?, listen::bind(&http).await?);
         Safekeeper::start(settings, pg, http, shutdown).await?.run_to_end().await;
         Ok(())
     })

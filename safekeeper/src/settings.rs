@@ -2,11 +2,11 @@
 
 use std::{collections::BTreeMap, path::PathBuf, str::FromStr};
 
-use anyhow::{Context, bail, ensure};
+use anyhow::{bail, ensure};
 use clap::Parser;
 use ogel_ids::NodeId;
 use ogel_object_store::RemoteArgs;
-use ogel_service::config::ServiceArgs;
+use ogel_service::{auth::AuthArgs, config::ServiceArgs};
 
 const REMOTE_HELP: &str = "Object store for finished WAL: file:///folder, s3://bucket/prefix, or memory: (tests). Without it all WAL is kept here";
 
@@ -24,12 +24,12 @@ pub struct Settings {
     /// Number of this node, from 1, unique among the safekeepers
     #[arg(long, env = "OGEL_NODE_ID", value_name = "NUMBER")]
     pub node_id: NodeId,
-    /// Where to listen for proposers and readers (PostgreSQL wire protocol)
-    #[arg(long, env = "OGEL_LISTEN_PG", value_name = "HOST:PORT", default_value = "[::]:5454")]
-    pub listen_pg: String,
-    /// Where to listen for HTTP: state, creation of timelines, health, metrics
-    #[arg(long, env = "OGEL_LISTEN_HTTP", value_name = "HOST:PORT", default_value = "[::]:7676")]
-    pub listen_http: String,
+    /// Where to listen for proposers and readers (PostgreSQL wire protocol) [default: port 5454, everywhere with --auth-keys, else on loopback]
+    #[arg(long, env = "OGEL_LISTEN_PG", value_name = "HOST:PORT")]
+    pub listen_pg: Option<String>,
+    /// Where to listen for HTTP: state, creation of timelines, health, metrics [default: port 7676, likewise]
+    #[arg(long, env = "OGEL_LISTEN_HTTP", value_name = "HOST:PORT")]
+    pub listen_http: Option<String>,
     /// The other safekeepers with their PostgreSQL-wire ports, for catching up and news of commits: 2=host:5454,3=host:5454
     #[arg(long, env = "OGEL_PEERS", value_name = "ID=HOST:PORT,…", value_delimiter = ',')]
     pub peers: Vec<Peer>,
@@ -51,6 +51,9 @@ pub struct Settings {
     /// Do not flush anything to disk. ONLY FOR TESTS: a crash of the machine loses commits
     #[arg(long, env = "OGEL_NO_SYNC", hide_env = true)]
     pub no_sync: bool,
+    /// Who may do what.
+    #[command(flatten)]
+    pub auth: AuthArgs,
     /// What all services have.
     #[command(flatten)]
     pub service: ServiceArgs,
@@ -98,12 +101,17 @@ impl Settings {
     /// Checks everything that can be checked without touching the data folder.
     pub fn check(&self) -> anyhow::Result<()> {
         self.peers_by_id()?;
-        for (flag, address) in [("--listen-pg", &self.listen_pg), ("--listen-http", &self.listen_http)] {
-            let port = address.rsplit_once(':').map(|(_, port)| port);
-            port.and_then(|port| port.parse::<u16>().ok())
-                .with_context(|| format!("{flag} is {address:?}; HOST:PORT is expected, such as [::]:5454"))?;
-        }
+        self.listen_addresses()?;
+        self.auth.verifier()?;
         Ok(())
+    }
+
+    /// Where to listen: wire protocol, HTTP.
+    pub fn listen_addresses(&self) -> anyhow::Result<(String, String)> {
+        Ok((
+            self.auth.listen_address("--listen-pg", self.listen_pg.as_deref(), 5454)?,
+            self.auth.listen_address("--listen-http", self.listen_http.as_deref(), 7676)?,
+        ))
     }
 }
 

@@ -11,7 +11,7 @@ use std::path::Path;
 use anyhow::Context;
 use bytes::Bytes;
 use ogel_ids::{Lsn, TenantId, Term, TimelineId};
-use ogel_pgwire::{Address, Client, ConnectOptions};
+use ogel_pgwire::{Client, ConnectOptions, Endpoint};
 use tokio::sync::mpsc;
 
 use crate::postgres::run_user::RunUser;
@@ -20,7 +20,7 @@ use crate::postgres::run_user::RunUser;
 #[derive(Debug, Clone)]
 #[allow(missing_docs)]
 pub struct BasebackupRequest {
-    pub pageserver: String,
+    pub pageserver: Endpoint,
     pub tenant: TenantId,
     pub timeline: TimelineId,
     /// Start of our term: everything committed lies before it.
@@ -31,7 +31,7 @@ pub struct BasebackupRequest {
 /// Fetches the directory into `pgdata`, which exists and is empty. A failure leaves it unusable: empty it before another try.
 pub async fn fetch(request: &BasebackupRequest, pgdata: &Path, owner: RunUser) -> anyhow::Result<Manifest> {
     let BasebackupRequest { pageserver, tenant, timeline, lsn, term } = request;
-    let client = Client::connect(&ConnectOptions::new(Address::Tcp(pageserver.clone()))).await?;
+    let client = Client::connect(&ConnectOptions::new(pageserver.clone())).await?;
     let mut copy = client.copy_out(&format!("basebackup 1 {tenant} {timeline} {lsn} {term}")).await?;
     let (pieces, received) = mpsc::channel(16);
     let folder = pgdata.to_owned();

@@ -2,6 +2,7 @@
 
 use std::{
     fs,
+    io::Write,
     os::unix::process::ExitStatusExt,
     path::{Path, PathBuf},
     process::{ExitStatus, Stdio},
@@ -23,7 +24,6 @@ const POLL: Duration = Duration::from_millis(1);
 const KILL_AFTER: Duration = Duration::from_secs(1);
 
 /// What to start.
-#[derive(Debug)]
 #[allow(missing_docs)]
 pub struct PostmasterSpec<'a> {
     pub pg_prefix: &'a Path,
@@ -31,6 +31,8 @@ pub struct PostmasterSpec<'a> {
     /// `-c name=value` and so on.
     pub arguments: &'a [String],
     pub run_user: RunUser,
+    /// Shown to the pageserver by the extension: given where no superuser can read it.
+    pub token: Option<String>,
     /// Takes standard output and error.
     pub log: fs::File,
 }
@@ -57,11 +59,14 @@ impl Postmaster {
             .env("LC_ALL", "C")
             .current_dir(spec.pgdata)
             .process_group(0)
-            .stdin(Stdio::null())
+            .stdin(if spec.token.is_some() { Stdio::piped() } else { Stdio::null() })
             .stdout(spec.log.try_clone().context("the log file's handle")?)
             .stderr(spec.log);
         if let RunUser::Other { uid, gid } = spec.run_user {
             command.uid(uid).gid(gid);
+        }
+        if spec.token.is_some() {
+            command.env("OGEL_TOKEN_ON_STDIN", "1");
         }
         let supervisor = std::process::id();
         // SAFETY: only async-signal-safe system calls. They run after the change of user, which would clear the setting.
@@ -77,7 +82,12 @@ impl Postmaster {
                 Ok(())
             });
         }
-        let child = command.spawn().with_context(|| format!("cannot start {}", binary.display()))?;
+        let mut child = command.spawn().with_context(|| format!("cannot start {}", binary.display()))?;
+        if let (Some(token), Some(stdin)) = (&spec.token, child.stdin.take()) {
+            // Short enough for the pipe's buffer: this does not wait for the reader.
+            let mut pipe = fs::File::from(stdin.into_owned_fd().context("the token's pipe")?);
+            pipe.write_all(token.as_bytes()).context("giving Postgres its token")?;
+        }
         let pid = child.id().and_then(|id| i32::try_from(id).ok()).context("Postgres ended as soon as it started")?;
         Ok(Self { child, pid: Pid::from_raw(pid), pgdata: spec.pgdata.to_owned() })
     }

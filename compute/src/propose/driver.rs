@@ -17,6 +17,8 @@ use tokio::{
     time::MissedTickBehavior,
 };
 
+use crate::config::endpoint;
+
 use super::{
     Command, Progress, ReignEnd, ReignSpec, ReignState,
     link::{FromLink, Link, LinkEvent},
@@ -80,7 +82,8 @@ pub(super) async fn run(
     let (link_events, mut from_links) = mpsc::unbounded_channel();
     let (attachments, mut attached) = mpsc::unbounded_channel();
     let links = spec.safekeepers.iter().map(|safekeeper| {
-        (safekeeper.node_id, Link::start(safekeeper.clone(), spec.tenant, spec.timeline, link_events.clone()))
+        let endpoint = endpoint(&safekeeper.address, &spec.token);
+        (safekeeper.node_id, Link::start(safekeeper.clone(), endpoint, spec.tenant, spec.timeline, link_events.clone()))
     });
     let mut driver = Driver {
         proposer: Proposer::new(ProposerConfig::new(spec.tenant, spec.timeline)),

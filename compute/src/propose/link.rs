@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use bytes::{BufMut, Bytes};
 use ogel_ids::{Lsn, NodeId, TenantId, TimelineId};
-use ogel_pgwire::{Address, Client, ConnectOptions, CopyBothReader, CopyBothWriter, WireError};
+use ogel_pgwire::{Client, ConnectOptions, CopyBothReader, CopyBothWriter, Endpoint, WireError};
 use quorum::{AcceptorMessage, ProposerMessage};
 use tokio::{sync::mpsc, task::JoinHandle};
 
@@ -37,6 +37,7 @@ pub(super) struct FromLink {
 /// One safekeeper, connected or about to be.
 pub(super) struct Link {
     safekeeper: SafekeeperAddress,
+    endpoint: Endpoint,
     tenant: TenantId,
     timeline: TimelineId,
     events: mpsc::UnboundedSender<FromLink>,
@@ -58,6 +59,7 @@ impl Link {
     /// Starts connecting.
     pub fn start(
         safekeeper: SafekeeperAddress,
+        endpoint: Endpoint,
         tenant: TenantId,
         timeline: TimelineId,
         events: mpsc::UnboundedSender<FromLink>,
@@ -65,6 +67,7 @@ impl Link {
         let (outgoing, _unused) = mpsc::unbounded_channel();
         let mut link = Self {
             safekeeper,
+            endpoint,
             tenant,
             timeline,
             events,
@@ -124,7 +127,7 @@ impl Link {
         let (outgoing, queue) = mpsc::unbounded_channel();
         self.outgoing = outgoing;
         self.held = None;
-        let options = ConnectOptions::new(Address::Tcp(self.safekeeper.address.clone()))
+        let options = ConnectOptions::new(self.endpoint.clone())
             .setting("ogel.tenant", self.tenant)
             .setting("ogel.timeline", self.timeline);
         let (events, node, connection) = (self.events.clone(), self.safekeeper.node_id, self.connection);

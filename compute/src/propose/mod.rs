@@ -14,6 +14,7 @@ use std::{path::PathBuf, thread};
 use anyhow::Context;
 use bytes::Bytes;
 use ogel_ids::{Lsn, TenantId, Term, TimelineId};
+use ogel_service::auth::TokenSource;
 use quorum::{Victory, proposer::NodeStatus};
 use tokio::sync::{mpsc, oneshot, watch};
 
@@ -30,6 +31,8 @@ pub struct ReignSpec {
     pub timeline: TimelineId,
     /// Where the acceptors are.
     pub safekeepers: Vec<SafekeeperAddress>,
+    /// Shown to them.
+    pub token: TokenSource,
     /// Highest term that this process has asked for in an earlier life. A higher one seen while campaigning is another
     /// compute's, which must not be deposed (H18). `None` in the first life.
     pub own_highest_term: Option<Term>,

@@ -1,6 +1,6 @@
 //! The client's end of a connection.
 
-use std::{collections::BTreeMap, fmt, path::PathBuf, str::FromStr, time::Duration};
+use std::{collections::BTreeMap, fmt, io, path::PathBuf, str::FromStr, sync::Arc, time::Duration};
 
 use bytes::{BufMut, Bytes};
 use tokio::{
@@ -17,6 +17,9 @@ use crate::{
 
 /// Rows of a simple query beyond which the answer is refused: our queries have few.
 const MAX_ROWS: usize = 10_000;
+
+/// The kind of authentication that our servers use: a token, on a private network or under TLS.
+pub(crate) const CLEAR_TEXT_PASSWORD: u32 = 3;
 
 /// Where a server listens.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
@@ -45,11 +48,52 @@ impl fmt::Display for Address {
     }
 }
 
+/// Where a server listens, and what is shown to it when it asks for a password in clear text, as ours do for a token.
+#[derive(Clone)]
+pub struct Endpoint {
+    /// Where.
+    pub address: Address,
+    password: Option<Arc<PasswordSource>>,
+}
+
+/// Asked at each connection: a token in a file may have been replaced.
+type PasswordSource = dyn Fn() -> io::Result<Option<String>> + Send + Sync;
+
+impl Endpoint {
+    /// With a source of passwords.
+    pub fn new(address: Address, password: impl Fn() -> io::Result<Option<String>> + Send + Sync + 'static) -> Self {
+        Self { address, password: Some(Arc::new(password)) }
+    }
+
+    fn password(&self) -> io::Result<Option<String>> {
+        self.password.as_ref().map_or(Ok(None), |source| source())
+    }
+}
+
+impl From<Address> for Endpoint {
+    fn from(address: Address) -> Self {
+        Self { address, password: None }
+    }
+}
+
+/// The address only: a password is never shown.
+impl fmt::Display for Endpoint {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.address.fmt(f)
+    }
+}
+
+impl fmt::Debug for Endpoint {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.address.fmt(f)
+    }
+}
+
 /// How to connect.
 #[derive(Debug, Clone)]
 pub struct ConnectOptions {
     /// Where to.
-    pub address: Address,
+    pub endpoint: Endpoint,
     /// Start-up parameters: `user`, `database`, `replication`, `options`, …
     pub parameters: Vec<(String, String)>,
     /// Longest message accepted.
@@ -60,9 +104,9 @@ pub struct ConnectOptions {
 
 impl ConnectOptions {
     /// Connects as user `ogel` within 10 s unless told otherwise.
-    pub fn new(address: Address) -> Self {
+    pub fn new(endpoint: impl Into<Endpoint>) -> Self {
         Self {
-            address,
+            endpoint: endpoint.into(),
             parameters: vec![("user".into(), "ogel".into())],
             max_frame_bytes: 16 << 20,
             timeout: Duration::from_secs(10),
@@ -119,7 +163,7 @@ impl Client {
     }
 
     async fn connect_now(options: &ConnectOptions) -> Result<Self, WireError> {
-        let (reader, writer) = match &options.address {
+        let (reader, writer) = match &options.endpoint.address {
             Address::Tcp(address) => {
                 let stream = TcpStream::connect(address).await?;
                 stream.set_nodelay(true)?;
@@ -145,17 +189,23 @@ impl Client {
             body.put_u8(0);
         });
         client.writer.flush().await?;
-        client.finish_start_up().await?;
+        client.finish_start_up(&options.endpoint).await?;
         Ok(client)
     }
 
-    async fn finish_start_up(&mut self) -> Result<(), WireError> {
+    async fn finish_start_up(&mut self, endpoint: &Endpoint) -> Result<(), WireError> {
         loop {
             let frame = self.next_frame().await?;
             match frame.tag {
                 b'R' => match Fields(&frame.body).u32()? {
                     0 => {}
-                    kind => return Err(WireError::Authentication(kind)),
+                    kind => match endpoint.password()? {
+                        Some(password) if kind == CLEAR_TEXT_PASSWORD => {
+                            self.writer.message(b'p', |body| put_text(body, &password));
+                            self.writer.flush().await?;
+                        }
+                        _ => return Err(WireError::Authentication(kind)),
+                    },
                 },
                 b'E' => return Err(WireError::Server(ServerMessage::parse(&frame.body)?)),
                 b'K' | b'v' => {}

@@ -11,6 +11,8 @@ use tokio::{
 
 use crate::{
     BlockingReader, FrontendMessage, MessageReader, MessageWriter, ServerMessage, Startup, WireError,
+    client::CLEAR_TEXT_PASSWORD,
+    frame::Fields,
     halves::{ReadHalf, WriteHalf},
     sqlstate,
     startup::FirstPacket,
@@ -18,6 +20,8 @@ use crate::{
 
 /// PostgreSQL's own limit (`MAX_STARTUP_PACKET_LENGTH`).
 const MAX_STARTUP_BYTES: usize = 10_000;
+/// A client must have shown its password by then.
+const PASSWORD_TIMEOUT: Duration = Duration::from_secs(10);
 
 /// What a client may do to us.
 #[derive(Debug, Clone, Copy)]
@@ -88,6 +92,17 @@ impl Connection {
     /// What the client said when it connected.
     pub fn startup(&self) -> &Startup {
         &self.startup
+    }
+
+    /// Asks for a password in clear text; `None` when the client has gone or sends something else.
+    pub async fn ask_password(&mut self) -> Result<Option<String>, WireError> {
+        self.writer.message(b'R', |body| body.put_u32(CLEAR_TEXT_PASSWORD));
+        self.writer.flush().await?;
+        let frame = timeout(PASSWORD_TIMEOUT, self.reader.read_frame())
+            .await
+            .map_err(|_| WireError::TimedOut("waiting for the password"))??;
+        let Some(frame) = frame.filter(|frame| frame.tag == b'p') else { return Ok(None) };
+        Ok(Some(Fields(&frame.body).text()?.to_owned()))
     }
 
     /// Lets the client in: AuthenticationOk, the settings that clients look for, ReadyForQuery.

@@ -26,6 +26,10 @@ pub mod sqlstate {
     pub const ADMIN_SHUTDOWN: &str = "57P01";
     /// Refused by the authentication.
     pub const INVALID_AUTHORIZATION: &str = "28000";
+    /// No password, or a wrong one.
+    pub const INVALID_PASSWORD: &str = "28P01";
+    /// Known, but not allowed.
+    pub const INSUFFICIENT_PRIVILEGE: &str = "42501";
 }
 
 /// An error or a notice in PostgreSQL's form.
@@ -147,7 +151,7 @@ pub enum WireError {
     },
     /// The server wants a password or another authentication that this client does not do.
     #[error(
-        "the server asks for authentication (kind {0}): only trusted connections are supported; allow this address in pg_hba.conf"
+        "the server asks for authentication (kind {0}) and there is none to show: our servers want a token (--auth-token-file), a PostgreSQL server must trust this address in pg_hba.conf"
     )]
     Authentication(u32),
     /// The other side answered with an error (or ended a copy with one).

@@ -23,7 +23,7 @@ mod message_writer;
 mod startup;
 
 pub use blocking::{BlockingReader, Received, send_now, wait_to_send};
-pub use client::{Address, Client, ConnectOptions, CopyBothReader, CopyBothWriter, CopyOut, QueryResult};
+pub use client::{Address, Client, ConnectOptions, CopyBothReader, CopyBothWriter, CopyOut, Endpoint, QueryResult};
 pub use connection::{Accepted, Connection, Limits};
 pub use error::{ServerMessage, WireError, sqlstate};
 pub use frame::{Frame, MessageReader};

@@ -17,7 +17,7 @@ use crate::Shutdown;
 /// An error as our HTTP interfaces answer it: `{"error": "what and why", "next": "what to do"}`.
 #[derive(Debug, Clone)]
 pub struct ApiError {
-    /// 400, 404, 409, 500 or 503.
+    /// 400, 401, 403, 404, 409, 500 or 503.
     pub status: StatusCode,
     /// What happened and what it means.
     pub error: String,
@@ -29,6 +29,16 @@ impl ApiError {
     /// The request cannot be understood (400).
     pub fn bad_request(error: impl ToString, next: impl ToString) -> Self {
         Self::new(StatusCode::BAD_REQUEST, error, next)
+    }
+
+    /// Nobody known asks (401).
+    pub fn unauthorized(error: impl ToString, next: impl ToString) -> Self {
+        Self::new(StatusCode::UNAUTHORIZED, error, next)
+    }
+
+    /// Who asks may not (403).
+    pub fn forbidden(error: impl ToString, next: impl ToString) -> Self {
+        Self::new(StatusCode::FORBIDDEN, error, next)
     }
 
     /// The thing asked for is not there (404).

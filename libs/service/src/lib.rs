@@ -5,12 +5,14 @@
 //! - [`http`]: `/healthz`, `/readyz`, `/metrics`, the JSON error type, serving until shutdown.
 //! - [`Shutdown`]: SIGTERM and SIGINT as a token that every task can wait for.
 //! - [`listen`]: listening on `[::]` or a given address.
+//! - [`auth`]: tokens: who may do what.
 //! - [`DataFolder`]: one process per data folder.
 //! - [`durable_file`]: files that are whole and on disk, or not there.
 //!
 //! Metrics are `prometheus-client`'s: the Prometheus project's own small crate, typed labels, no global state.
 #![cfg_attr(test, allow(clippy::unwrap_used))]
 
+pub mod auth;
 pub mod config;
 mod data_folder;
 pub mod durable_file;

@@ -4,6 +4,7 @@ use std::{process::ExitCode, time::Duration};
 
 use anyhow::Context;
 use ogel_ids::{TenantId, TimelineId};
+use ogel_service::auth::TokenArgs;
 
 use super::{print, say};
 use crate::{bootstrap, http::Http};
@@ -29,6 +30,9 @@ pub struct Args {
     /// Where to branch off: an LSN (0/16B3740) or a time (2026-11-21T10:59:00Z) [default: the ancestor's head]
     #[arg(long, requires = "ancestor", value_name = "LSN|TIME")]
     at: Option<String>,
+    /// What is shown to them.
+    #[command(flatten)]
+    token: TokenArgs,
     /// How long to wait for the nodes to serve, in seconds
     #[arg(long, default_value_t = 60, value_name = "SECONDS")]
     wait: u64,
@@ -36,7 +40,7 @@ pub struct Args {
 
 /// Waits for the nodes, then makes the timeline wherever it is missing.
 pub async fn run(args: &Args, json: bool) -> anyhow::Result<ExitCode> {
-    let http = Http::new()?;
+    let http = Http::new(&args.token.source())?;
     for address in std::iter::once(&args.pageserver).chain(&args.safekeepers) {
         let serves = async {
             while !http.ready(address).await {

@@ -9,6 +9,7 @@ pub mod node;
 pub mod psql;
 pub mod safekeeper;
 pub mod status;
+pub mod token;
 pub mod up;
 
 use serde_json::Value;

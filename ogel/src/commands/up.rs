@@ -26,6 +26,9 @@ pub struct Args {
     /// SQL port on 127.0.0.1; 0 picks a free one [default: 55432, or what the cluster was made with]
     #[arg(long, env = "OGEL_SQL_PORT", value_name = "PORT")]
     port: Option<u16>,
+    /// Make keys and tokens, and have safekeepers and pageserver ask for them
+    #[arg(long, env = "OGEL_UP_AUTH")]
+    auth: bool,
     /// Start the storage only, no compute
     #[arg(long)]
     no_compute: bool,
@@ -103,6 +106,9 @@ fn prepare(layout: &Layout, args: &Args) -> anyhow::Result<()> {
                 branch.sql_port
             );
         }
+    }
+    if args.auth {
+        super::token::make_cluster_tokens(&layout.auth(), cluster.tenant)?;
     }
     cluster.save(layout)
 }

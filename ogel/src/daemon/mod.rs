@@ -15,6 +15,7 @@ use std::{
 };
 
 use anyhow::{Context, bail};
+use ogel_service::auth::TokenSource;
 use serde_json::{Value, json};
 use tokio::{
     io::{AsyncBufReadExt, AsyncWriteExt, BufReader},
@@ -56,6 +57,7 @@ pub async fn run(layout: Layout) -> anyhow::Result<ExitCode> {
         bail!("another ogel runs the cluster in {}", layout.root().display());
     }
     let cluster = Cluster::load_existing(&layout)?;
+    let token = layout.token("admin").map_or(TokenSource::None, TokenSource::File);
     let install = Install::find()?;
     let (_folder, socket) = layout.socket()?;
     let _ = fs::remove_file(&socket);
@@ -70,7 +72,7 @@ pub async fn run(layout: Layout) -> anyhow::Result<ExitCode> {
         cluster: Mutex::new(cluster),
         install,
         nodes: RwLock::new(nodes),
-        http: Http::new()?,
+        http: Http::new(&token)?,
         branching: Mutex::default(),
         up: Mutex::default(),
         ended,

@@ -37,6 +37,7 @@ pub fn all(layout: &Layout, cluster: &Cluster, install: &Install) -> anyhow::Res
             ("--peers", peers.join(",")),
         ]);
         args.extend(remote(layout));
+        args.extend(auth(layout, "safekeeper"));
         add(format!("safekeeper-{}", node.id), "safekeeper", node.http_port, args)?;
     }
     let safekeepers: Vec<_> = cluster.safekeepers.iter().map(|node| format!("127.0.0.1:{}", node.pg_port)).collect();
@@ -48,6 +49,7 @@ pub fn all(layout: &Layout, cluster: &Cluster, install: &Install) -> anyhow::Res
     ]);
     args.extend(["--template".into(), install.template.clone().into()]);
     args.extend(remote(layout));
+    args.extend(auth(layout, "pageserver"));
     add("pageserver".into(), "pageserver", cluster.pageserver.http_port, args)?;
 
     for branch in &cluster.branches {
@@ -87,6 +89,7 @@ pub fn compute(
     ]));
     args.extend(["--pg-prefix".into(), install.pg_prefix.clone().into()]);
     args.extend(["--ext-dir".into(), install.ext_dir.clone().into()]);
+    args.extend(token(layout, "compute"));
     let settings = std::env::var("OGEL_PG_SETTINGS").unwrap_or_default();
     let look = ["default_transaction_read_only=on", "autovacuum=off"];
     for setting in settings.split_whitespace().chain(look.into_iter().filter(|_| purpose == Use::Look)) {
@@ -102,6 +105,19 @@ fn remote(layout: &Layout) -> Vec<OsString> {
         Some(_) => Vec::new(),
         None => words([("--remote", layout.remote_url())]),
     }
+}
+
+/// Keys to check tokens with, and the token to show.
+fn auth(layout: &Layout, whom: &str) -> Vec<OsString> {
+    let mut args = token(layout, whom);
+    if !args.is_empty() {
+        args.extend(["--auth-keys".into(), layout.auth().join("key.pub").into()]);
+    }
+    args
+}
+
+fn token(layout: &Layout, whom: &str) -> Vec<OsString> {
+    layout.token(whom).map_or(Vec::new(), |file| vec!["--auth-token-file".into(), file.into()])
 }
 
 fn words<const N: usize>(pairs: [(&str, String); N]) -> Vec<OsString> {

@@ -6,7 +6,7 @@
 use std::time::Duration;
 
 use ogel_ids::{Lsn, TenantId, TimelineId};
-use ogel_pgwire::{Address, Client, ConnectOptions};
+use ogel_pgwire::{Client, ConnectOptions, Endpoint};
 use tokio::{task::JoinSet, time::timeout};
 
 /// For a majority to answer.
@@ -29,7 +29,7 @@ pub struct NoMajority {
 /// A position that nothing acknowledged before the call lies behind. It becomes committed, unless it is above what a majority has
 /// and was never acknowledged.
 pub async fn acknowledged_bound(
-    safekeepers: &[Address],
+    safekeepers: &[Endpoint],
     tenant: TenantId,
     timeline: TimelineId,
 ) -> Result<Lsn, NoMajority> {
@@ -40,7 +40,9 @@ pub async fn acknowledged_bound(
             .parameter("application_name", "pageserver")
             .setting("ogel.tenant", tenant)
             .setting("ogel.timeline", timeline);
-        asks.spawn(async move { flush_lsn(&options).await.map_err(|error| format!("{}: {error:#}", options.address)) });
+        asks.spawn(
+            async move { flush_lsn(&options).await.map_err(|error| format!("{}: {error:#}", options.endpoint)) },
+        );
     }
     let (mut positions, mut reasons) = (Vec::new(), Vec::new());
     loop {

@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use anyhow::{Context, bail, ensure};
 use bytes::{Buf, Bytes};
-use ogel_pgwire::{Address, Client, ConnectOptions};
+use ogel_pgwire::{Client, ConnectOptions, Endpoint};
 use tokio::time::timeout;
 
 use crate::timeline::{Ancestor, Timeline};
@@ -13,7 +13,7 @@ use crate::timeline::{Ancestor, Timeline};
 const SILENCE: Duration = Duration::from_secs(5);
 
 /// WAL from the start of the segment in which the timeline begins, up to there: its own, or its ancestor's from a safekeeper.
-pub async fn wal_prefix(timeline: &Timeline, safekeepers: &[Address]) -> anyhow::Result<Vec<u8>> {
+pub async fn wal_prefix(timeline: &Timeline, safekeepers: &[Endpoint]) -> anyhow::Result<Vec<u8>> {
     let Some(ancestor) = &timeline.ancestor else {
         return tokio::task::block_in_place(|| timeline.wal_prefix()).context("the WAL prefix cannot be read");
     };
@@ -32,7 +32,7 @@ pub async fn wal_prefix(timeline: &Timeline, safekeepers: &[Address]) -> anyhow:
     )
 }
 
-async fn copy(ancestor: &Ancestor, safekeeper: &Address) -> anyhow::Result<Vec<u8>> {
+async fn copy(ancestor: &Ancestor, safekeeper: &Endpoint) -> anyhow::Result<Vec<u8>> {
     let Ancestor { timeline, lsn: end } = ancestor;
     let size = u64::from(timeline.wal_segment_size);
     let (begin, length) = (end.segment_start(size), usize::try_from(end.segment_offset(size))?);

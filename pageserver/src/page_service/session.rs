@@ -6,6 +6,7 @@ use anyhow::Context;
 use bytes::{Bytes, BytesMut};
 use ogel_ids::{Lsn, TenantId, Term, TimelineId};
 use ogel_pgwire::{Accepted, Connection, FrontendMessage, Limits, ServerMessage, WireError, sqlstate};
+use ogel_service::auth::{Access, Grant, Verifier};
 use tokio::{net::TcpStream, sync::mpsc};
 
 use super::{
@@ -30,6 +31,10 @@ pub async fn run(stream: TcpStream, pageserver: &Pageserver, pool: &ReadPool) ->
     let Accepted::Session(mut connection) = Connection::accept(stream, Limits::default()).await? else {
         return Ok(());
     };
+    let grant = match ask_token(&mut connection, &pageserver.verifier).await? {
+        Ok(grant) => grant,
+        Err(refusal) => return connection.refuse(&refusal).await,
+    };
     connection.welcome(SERVER_VERSION).await?;
     loop {
         let message = tokio::select! {
@@ -41,7 +46,7 @@ pub async fn run(stream: TcpStream, pageserver: &Pageserver, pool: &ReadPool) ->
         };
         match message {
             None | Some(FrontendMessage::Terminate) => return Ok(()),
-            Some(FrontendMessage::Query(text)) => query(&mut connection, pageserver, pool, &text).await?,
+            Some(FrontendMessage::Query(text)) => query(&mut connection, pageserver, pool, &grant, &text).await?,
             Some(FrontendMessage::Other(_)) => {
                 let error = ServerMessage::error(
                     sqlstate::FEATURE_NOT_SUPPORTED,
@@ -55,13 +60,33 @@ pub async fn run(stream: TcpStream, pageserver: &Pageserver, pool: &ReadPool) ->
     }
 }
 
+/// What the client may do, or why it is not let in.
+async fn ask_token(
+    connection: &mut Connection,
+    verifier: &Verifier,
+) -> Result<Result<Grant, ServerMessage>, WireError> {
+    let token = if verifier.is_on() { connection.ask_password().await?.unwrap_or_default() } else { String::new() };
+    Ok(verifier.verify(&token).map_err(|error| {
+        ServerMessage::fatal(sqlstate::INVALID_PASSWORD, error.to_string())
+            .with_hint("Show a token as the password; `ogel token` makes one.")
+    }))
+}
+
 async fn query(
     connection: &mut Connection,
     pageserver: &Pageserver,
     pool: &ReadPool,
+    grant: &Grant,
     text: &str,
 ) -> Result<(), WireError> {
-    match text.parse() {
+    let command = text.parse();
+    if let Ok(Command::PageStream { tenant, timeline, .. } | Command::Basebackup { tenant, timeline, .. }) = &command
+        && let Err(denied) = grant.check(Access::Use(*tenant, *timeline))
+    {
+        let refusal = ServerMessage::error(sqlstate::INSUFFICIENT_PRIVILEGE, denied.to_string());
+        return connection.refuse(&refusal.with_hint("Show a token of this tenant.")).await;
+    }
+    match command {
         Ok(Command::PageStream { tenant, timeline, term }) => match pageserver.attached(tenant, timeline).await {
             Ok(timeline) => pagestream::run(connection, pageserver, pool, timeline, term).await,
             Err(error) => connection.refuse(&unavailable(&error)).await,

@@ -103,7 +103,7 @@ impl Server {
     }
 
     pub async fn client(&self) -> Client {
-        Client::connect(&ConnectOptions::new(self.address.parse().unwrap())).await.unwrap()
+        Client::connect(&ConnectOptions::new(self.address.parse::<ogel_pgwire::Address>().unwrap())).await.unwrap()
     }
 
     pub async fn pagestream(&self, term: u64) -> PageClient {

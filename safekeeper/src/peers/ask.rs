@@ -2,7 +2,7 @@
 
 use std::{str::FromStr, time::Duration};
 
-use ogel_pgwire::{Address, Client, ConnectOptions, WireError};
+use ogel_pgwire::{Client, ConnectOptions, Endpoint, WireError};
 use quorum::Membership;
 use tokio::time::timeout;
 
@@ -27,7 +27,7 @@ pub enum AskError {
 }
 
 /// All timelines that a peer has.
-pub async fn timelines(address: &Address) -> Result<Vec<TimelineKey>, AskError> {
+pub async fn timelines(address: &Endpoint) -> Result<Vec<TimelineKey>, AskError> {
     let mut client = connect(address, None).await?;
     let mut found: Vec<TimelineKey> = Vec::new();
     loop {
@@ -47,7 +47,7 @@ pub async fn timelines(address: &Address) -> Result<Vec<TimelineKey>, AskError> 
 }
 
 /// What a peer holds of a timeline.
-pub async fn report(address: &Address, key: TimelineKey) -> Result<Report, AskError> {
+pub async fn report(address: &Endpoint, key: TimelineKey) -> Result<Report, AskError> {
     let mut client = connect(address, Some(key)).await?;
     let rows = query(&mut client, "MEMBERSHIP").await?;
     let row = rows.first().ok_or_else(|| AskError::Answer("it is empty".into()))?;
@@ -55,14 +55,14 @@ pub async fn report(address: &Address, key: TimelineKey) -> Result<Report, AskEr
 }
 
 /// Has a peer adopt a membership; when this returns it is durable there.
-pub async fn adopt(address: &Address, key: TimelineKey, membership: &Membership) -> Result<(), AskError> {
+pub async fn adopt(address: &Endpoint, key: TimelineKey, membership: &Membership) -> Result<(), AskError> {
     let mut client = connect(address, Some(key)).await?;
     let json = serde_json::to_string(&MembershipJson::from(membership));
     let json = json.map_err(|error| AskError::Answer(error.to_string()))?;
     query(&mut client, &format!("ADOPT_MEMBERSHIP {json}")).await.map(drop)
 }
 
-async fn connect(address: &Address, key: Option<TimelineKey>) -> Result<Client, AskError> {
+async fn connect(address: &Endpoint, key: Option<TimelineKey>) -> Result<Client, AskError> {
     let mut options = ConnectOptions::new(address.clone()).parameter("replication", "true");
     if let Some(key) = key {
         options = options.setting("ogel.tenant", key.tenant).setting("ogel.timeline", key.timeline);

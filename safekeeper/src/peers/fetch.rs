@@ -3,7 +3,7 @@
 use std::{ops::Range, sync::Arc};
 
 use ogel_ids::{Lsn, Term};
-use ogel_pgwire::Address;
+use ogel_pgwire::Endpoint;
 use quorum::{AcceptorEvent, FetchId};
 
 use super::wal_stream::{FetchError, WalStream};
@@ -13,7 +13,7 @@ use crate::timeline::Timeline;
 pub async fn fetch(
     timeline: &Arc<Timeline>,
     fetch: FetchId,
-    address: Address,
+    address: Endpoint,
     peer_term: Term,
     range: Range<Lsn>,
 ) -> Result<(), FetchError> {

@@ -18,8 +18,8 @@ use std::{
 
 use bytes::BufMut;
 use ogel_ids::{Lsn, NodeId, Term};
-use ogel_pgwire::{Address, Client, ConnectOptions, CopyBothWriter, WireError};
-use ogel_service::Shutdown;
+use ogel_pgwire::{Address, Client, ConnectOptions, CopyBothWriter, Endpoint, WireError};
+use ogel_service::{Shutdown, auth::TokenSource};
 use quorum::FetchId;
 use tokio::{sync::Notify, task::AbortHandle, time::timeout};
 
@@ -50,7 +50,7 @@ pub struct Peers {
 /// One of them.
 struct Link {
     node_id: NodeId,
-    address: Address,
+    address: Endpoint,
     /// Changed and not told yet.
     news: Mutex<HashMap<TimelineKey, Arc<Timeline>>>,
     wake: Notify,
@@ -65,12 +65,16 @@ impl std::fmt::Debug for Link {
 }
 
 impl Peers {
-    /// From node numbers and PostgreSQL-wire addresses.
-    pub fn new(addresses: BTreeMap<NodeId, String>) -> Self {
+    /// From node numbers and PostgreSQL-wire addresses; `token` is shown to them.
+    pub fn new(addresses: BTreeMap<NodeId, String>, token: &TokenSource) -> Self {
+        let endpoint = |address| {
+            let token = token.clone();
+            Endpoint::new(Address::Tcp(address), move || token.current())
+        };
         let link = |(node_id, address)| {
             let link = Link {
                 node_id,
-                address: Address::Tcp(address),
+                address: endpoint(address),
                 news: Mutex::default(),
                 wake: Notify::new(),
                 wake_later: Notify::new(),
@@ -81,12 +85,12 @@ impl Peers {
     }
 
     /// Where a peer's PostgreSQL-wire port is.
-    pub fn address(&self, node_id: NodeId) -> Option<Address> {
+    pub fn address(&self, node_id: NodeId) -> Option<Endpoint> {
         self.links.get(&node_id).map(|link| link.address.clone())
     }
 
     /// All that are configured.
-    pub fn addresses(&self) -> Vec<(NodeId, Address)> {
+    pub fn addresses(&self) -> Vec<(NodeId, Endpoint)> {
         self.links.iter().map(|(&node_id, link)| (node_id, link.address.clone())).collect()
     }
 

@@ -4,7 +4,7 @@ use std::{ops::Range, time::Duration};
 
 use bytes::{Buf, Bytes};
 use ogel_ids::{Lsn, NodeId, Term};
-use ogel_pgwire::{Address, Client, ConnectOptions, CopyBothReader, CopyBothWriter, WireError};
+use ogel_pgwire::{Client, ConnectOptions, CopyBothReader, CopyBothWriter, Endpoint, WireError};
 use quorum::MAX_APPEND_BYTES;
 use tokio::time::timeout;
 
@@ -51,7 +51,7 @@ impl WalStream {
     /// Asks for `range`, valid while the peer's last_log_term is `peer_term`.
     pub async fn open(
         key: TimelineKey,
-        address: Address,
+        address: Endpoint,
         peer_term: Term,
         range: Range<Lsn>,
     ) -> Result<Self, FetchError> {

@@ -4,7 +4,7 @@ use std::{fs, io, path::PathBuf, sync::Arc};
 
 use bytes::Bytes;
 use ogel_ids::Lsn;
-use ogel_pgwire::Address;
+use ogel_pgwire::Endpoint;
 use ogel_service::durable_file;
 use quorum::Join;
 
@@ -51,7 +51,7 @@ pub async fn pull(
     key: TimelineKey,
     join: &Join,
     first: Lsn,
-    source: Address,
+    source: Endpoint,
     progress: &impl Fn(u64, u64),
 ) -> Result<PathBuf, PullError> {
     let path = registry.building_path(key);

@@ -1,5 +1,6 @@
 //! The PostgreSQL-wire port: proposers, readers of WAL, peers.
 
+mod access;
 mod command;
 mod membership;
 mod news;
@@ -11,7 +12,7 @@ use std::{str::FromStr, sync::Arc, time::Duration};
 
 use ogel_ids::Term;
 use ogel_pgwire::{Accepted, Column, Connection, FrontendMessage, Limits, ServerMessage, Startup, WireError, sqlstate};
-use ogel_service::Shutdown;
+use ogel_service::{Shutdown, auth::Verifier};
 use quorum::{RefusalCode, Refused};
 use tokio::{
     net::{TcpListener, TcpStream},
@@ -33,7 +34,13 @@ const MAX_FRAME_BYTES: usize = 2 << 20;
 const MAX_CONNECTIONS: usize = 20_000;
 
 /// Serves the port until shutdown.
-pub async fn serve(listener: TcpListener, registry: Arc<Registry>, metrics: Arc<Metrics>, shutdown: Shutdown) {
+pub async fn serve(
+    listener: TcpListener,
+    registry: Arc<Registry>,
+    metrics: Arc<Metrics>,
+    verifier: Verifier,
+    shutdown: Shutdown,
+) {
     let permits = Arc::new(Semaphore::new(MAX_CONNECTIONS));
     loop {
         let permit = permits.clone().acquire_owned().await.expect("the semaphore is never closed");
@@ -49,7 +56,7 @@ pub async fn serve(listener: TcpListener, registry: Arc<Registry>, metrics: Arc<
             },
             () = shutdown.wait() => return,
         };
-        let session = Session { registry: registry.clone(), metrics: metrics.clone() };
+        let session = Session { registry: registry.clone(), metrics: metrics.clone(), verifier: verifier.clone() };
         let shutdown = shutdown.clone();
         tokio::spawn(async move {
             let _permit = permit;
@@ -69,23 +76,31 @@ pub async fn serve(listener: TcpListener, registry: Arc<Registry>, metrics: Arc<
 struct Session {
     registry: Arc<Registry>,
     metrics: Arc<Metrics>,
+    verifier: Verifier,
 }
 
 impl Session {
     async fn run(&self, stream: TcpStream) -> Result<(), WireError> {
         let limits = Limits { max_frame_bytes: MAX_FRAME_BYTES, ..Limits::default() };
         let Accepted::Session(mut connection) = Connection::accept(stream, limits).await? else { return Ok(()) };
+        let grant = match access::ask_token(&mut connection, &self.verifier).await? {
+            Ok(grant) => grant,
+            Err(refusal) => return connection.refuse(&refusal).await,
+        };
         connection.welcome(SERVER_VERSION).await?;
         while let Some(message) = connection.read_message().await? {
             match message {
-                FrontendMessage::Query(sql) => match Command::parse(&sql) {
-                    Ok(Command::StartWalPush) => return self.push(connection).await,
-                    Ok(command) => self.execute(&mut connection, command).await?,
-                    Err(error) => {
-                        let error = ServerMessage::error(sqlstate::SYNTAX_ERROR, error.to_string());
-                        connection.refuse(&error).await?;
+                FrontendMessage::Query(sql) => {
+                    match access::allowed(Command::parse(&sql), &grant, connection.startup()) {
+                        Ok(Err(refusal)) => connection.refuse(&refusal).await?,
+                        Ok(Ok(Command::StartWalPush)) => return self.push(connection).await,
+                        Ok(Ok(command)) => self.execute(&mut connection, command).await?,
+                        Err(error) => {
+                            let error = ServerMessage::error(sqlstate::SYNTAX_ERROR, error.to_string());
+                            connection.refuse(&error).await?;
+                        }
                     }
-                },
+                }
                 FrontendMessage::Terminate => return Ok(()),
                 // What a client sends of a copy after we have ended it.
                 FrontendMessage::CopyData(_) | FrontendMessage::CopyDone | FrontendMessage::CopyFail(_) => {}

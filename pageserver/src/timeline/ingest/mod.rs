@@ -14,7 +14,7 @@ use std::{
 
 use bytes::BufMut;
 use ogel_ids::Lsn;
-use ogel_pgwire::{Address, Client, ConnectOptions, CopyBothReader, CopyBothWriter, WireError};
+use ogel_pgwire::{Client, ConnectOptions, CopyBothReader, CopyBothWriter, Endpoint, WireError};
 use ogel_service::Shutdown;
 
 use self::{
@@ -72,7 +72,7 @@ enum FollowError {
 }
 
 /// Follows the safekeepers until shutdown begins or the WAL cannot be understood.
-pub async fn run(timeline: Arc<Timeline>, safekeepers: Arc<[Address]>, shutdown: Shutdown) {
+pub async fn run(timeline: Arc<Timeline>, safekeepers: Arc<[Endpoint]>, shutdown: Shutdown) {
     // Ingest reads sizes, which for a branch may be its ancestors'.
     while let Err(error) = timeline.wait_for_ancestors(ANCESTOR_WAIT, &shutdown).await {
         if matches!(error, WaitError::ShuttingDown) {
@@ -133,7 +133,7 @@ async fn soon_when_awaited(timeline: &Timeline) {
     tokio::time::sleep(BACK_OFF_AWAITED).await;
 }
 
-async fn follow(timeline: &Arc<Timeline>, address: &Address) -> Result<(), FollowError> {
+async fn follow(timeline: &Arc<Timeline>, address: &Endpoint) -> Result<(), FollowError> {
     if timeline.frozen_layers() >= MAX_FROZEN {
         // A full disk must not be answered with more memory.
         let timeline = timeline.clone();
