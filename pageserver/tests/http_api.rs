@@ -139,6 +139,11 @@ async fn a_timeline_can_be_looked_into() {
     let places: Vec<_> = layers["layers"].as_array().unwrap().iter().map(|layer| layer["place"].clone()).collect();
     assert_eq!(places, ["memory", "local"]);
 
+    let (status, merged) = api.json(Method::POST, &format!("{path}/compact?full=true"), None).await;
+    assert!(status == StatusCode::OK && merged["merges"].is_u64(), "{merged}");
+    let (status, kept) = api.json(Method::POST, &format!("{path}/gc"), None).await;
+    assert!(status == StatusCode::OK && kept["cutoff"].is_string(), "{kept}");
+
     let relations = api.get(&format!("{path}/relations")).await;
     let largest = relations["relations"].as_array().unwrap().iter().max_by_key(|rel| rel["blocks"].as_u64()).unwrap();
     let (rel, blocks) = (largest["rel"].as_str().unwrap(), largest["blocks"].as_u64().unwrap());

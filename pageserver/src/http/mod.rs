@@ -140,6 +140,7 @@ async fn read<T: Send + 'static>(read: impl FnOnce() -> Result<T, ReadError> + S
     match done.map_err(|error| ApiError::internal(format!("the read failed: {error}"), "report this"))? {
         Ok(value) => Ok(value),
         Err(error @ ReadError::AncestorBehind { .. }) => Err(ApiError::unavailable(error, "try again in a moment")),
+        Err(error @ ReadError::BelowCutoff { .. }) => Err(ApiError::conflict(error, "take a later position")),
         Err(error) => Err(ApiError::internal(error, "see the timeline's \"damaged\" in its status")),
     }
 }

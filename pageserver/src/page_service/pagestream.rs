@@ -285,6 +285,7 @@ fn refusal(error: &ReadError) -> Refusal {
         ReadError::Layer(LayerError::Io { .. } | LayerError::Remote(_)) | ReadError::AncestorBehind { .. } => {
             ErrorCode::WaitTimedOut
         }
+        ReadError::BelowCutoff { .. } => ErrorCode::BelowCutoff,
         _ => ErrorCode::Damaged,
     };
     (code, error.to_string())
