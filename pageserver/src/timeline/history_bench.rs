@@ -139,7 +139,7 @@ fn time_of(now_us: u64) -> Timestamp {
 
 fn resident_mib() -> u64 {
     let text = std::fs::read_to_string("/proc/self/statm").unwrap_or_default();
-    text.split(' ').nth(1).and_then(|pages| pages.parse::<u64>().ok()).unwrap_or(0) * 4096 >> 20
+    text.split(' ').nth(1).and_then(|pages| pages.parse::<u64>().ok()).unwrap_or(0) * 4096 / (1 << 20)
 }
 
 /// Run by `make bench-history`: OGEL_BENCH_TPS, OGEL_BENCH_MB and OGEL_BENCH_OUT set transactions per second, size and where the CSV goes.

@@ -49,7 +49,7 @@ impl Versions {
                     return Ok(None);
                 }
                 self.index = self.file.read_block(next.block)?;
-                if self.index.len() % IndexEntry::SIZE != 0 {
+                if !self.index.len().is_multiple_of(IndexEntry::SIZE) {
                     return Err(self.file.damaged("an index block has the wrong length"));
                 }
                 (self.next_index, self.place) = (self.next_index + 1, 0);
