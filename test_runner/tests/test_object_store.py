@@ -1,0 +1,65 @@
+"""The object store is the truth of the pageserver: its own disk may be lost at any moment."""
+
+import subprocess
+import time
+
+import pytest
+
+from cluster import Cluster, lsn, pg_bin, pgbench, pgbench_invariants, wait_until
+from ministack import Ministack
+
+
+@pytest.fixture
+def s3(monkeypatch):
+    server = Ministack()
+    for name, value in server.environment("cluster").items():
+        monkeypatch.setenv(name, value)
+    yield server
+    server.stop()
+
+
+def remote_consistent(cluster: Cluster) -> int:
+    return lsn(cluster.http("pageserver", cluster.timeline_path())["remote_consistent_lsn"])
+
+
+def test_lost_pageserver_disk_under_load(s3, make_cluster):
+    cluster = make_cluster(shared_buffers="1MB", **{"ogel.file_cache_size": "0"}).up()
+    pgbench(cluster, "-i", "-q", "-s", "2")
+    command = [pg_bin("pgbench"), "-n", "-c", "2", "-T", "20", cluster.url()]
+    load = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    times = []
+    for _ in range(2):
+        time.sleep(3)  # load, so that there is something to lose
+        started = time.monotonic()
+        cluster.chaos("wipe", "pageserver")
+        layers = cluster.dir / "pageserver" / "tenants"
+        wait_until(lambda: cluster.http("pageserver", cluster.timeline_path())["state"] == "active", "the timeline is back")
+        times.append(time.monotonic() - started)
+        print(f"back after {times[-1]:.1f} s with {sum(f.stat().st_size for f in layers.rglob('*.layer'))} bytes on its disk")
+    _, errors = load.communicate(timeout=120)
+    assert load.returncode == 0, errors[-4000:]
+    rows = pgbench_invariants(cluster)
+    assert rows > 0
+
+    # Nothing of it was on the pageserver's disk only.
+    cluster.chaos("wipe", "pageserver")
+    assert pgbench_invariants(cluster) == rows
+    assert cluster.sql("SELECT count(*) FROM pgbench_accounts") == [(200_000,)]
+
+
+def test_clean_restart_keeps_everything_in_the_store(s3, make_cluster):
+    cluster = make_cluster().up()
+    cluster.sql("CREATE TABLE kept AS SELECT generate_series(1, 10000) AS id")
+    cluster.ogel("down")
+    cluster.up()
+    assert cluster.sql("SELECT count(*), sum(id) FROM kept") == [(10_000, 50_005_000)]
+    start = lsn(cluster.http("pageserver", cluster.timeline_path())["start_lsn"])
+    assert remote_consistent(cluster) > start, "the stop uploaded what was in memory"
+
+
+def test_store_that_cannot_be_used_is_named(s3, make_cluster, monkeypatch):
+    monkeypatch.setenv("OGEL_REMOTE", "s3://no-such-bucket/x")
+    cluster = make_cluster()
+    done = cluster.run("up", "--port", "0")
+    assert done.returncode != 0
+    assert "no-such-bucket" in done.stderr + cluster.log("pageserver")
