@@ -63,6 +63,9 @@ pub struct Config {
     /// Layers of one timeline that may wait for the object store, MiB; beyond it, ingest waits too
     #[arg(long, env = "OGEL_UPLOAD_QUEUE_MB", default_value_t = 2048, value_parser = clap::value_parser!(u64).range(1..=1 << 30))]
     pub upload_queue_mb: u64,
+    /// A timeline that is neither read nor written is closed after this many seconds
+    #[arg(long, env = "OGEL_IDLE_TIMEOUT_S", default_value_t = 300, value_parser = clap::value_parser!(u64).range(1..=86400))]
+    pub idle_timeout_s: u64,
     /// Local disk that layer files may take, MiB; those read longest ago are then read from the object store (0 = no limit)
     #[arg(long, env = "OGEL_DISK_BUDGET_MB", default_value_t = 0, value_parser = clap::value_parser!(u64).range(0..=1 << 30))]
     pub disk_budget_mb: u64,

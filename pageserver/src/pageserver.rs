@@ -4,8 +4,10 @@
 //! store and may be thrown away while the process does not run.
 //!
 //! - `compactor`: merges and the giving up of history.
+//! - `activity`: which timelines are open.
 //! - `attach`: timelines come from the object store and are made in it. `eviction`: the local disk stays within its limits.
 
+mod activity;
 mod attach;
 mod compactor;
 mod eviction;
@@ -31,6 +33,7 @@ use crate::{
     config::Config,
     layer::file::{BlockCache, RemoteReader},
     metrics::Metrics,
+    remote::layout,
     template::Template,
     tenant_config::TenantConfig,
     timeline::{CompactionLimits, Environment, FreezeLimits, PageCache, Retention, Timeline, run_ingest},
@@ -78,6 +81,8 @@ pub struct Pageserver {
     tenants: Tenants,
     disk_limits: DiskLimits,
     retention: Retention,
+    /// A timeline that nothing happens to is closed after this.
+    idle_timeout: Duration,
     /// Branches are made and timelines deleted one at a time.
     pub(crate) branching: Mutex<()>,
 }
@@ -160,11 +165,13 @@ impl Pageserver {
             ingests: Mutex::default(),
             store,
             tenants: Tenants::default(),
+            idle_timeout: Duration::from_secs(config.idle_timeout_s),
             disk_limits: DiskLimits { budget_bytes: mib(config.disk_budget_mb), free_bytes: mib(config.disk_free_mb) },
             retention: Retention { window: Duration::from_secs(config.retention_s), wal_bytes: config.retention_bytes },
             branching: Mutex::default(),
         });
-        pageserver.attach_known().await?;
+        durable_file::create_folders(&pageserver.folder.path().join(layout::TENANTS))?;
+        tokio::spawn(pageserver.clone().run_activity());
         Ok(pageserver)
     }
 
@@ -257,7 +264,9 @@ impl Pageserver {
     pub(crate) async fn activate(&self, timeline: Arc<Timeline>) {
         self.timelines.write().insert((timeline.tenant, timeline.id), TimelineSlot::Active(timeline.clone()));
         let (safekeepers, shutdown) = (self.safekeepers.clone(), self.shutdown.clone());
-        self.ingests.lock().await.spawn(async move {
+        let mut ingests = self.ingests.lock().await;
+        while ingests.try_join_next().is_some() {}
+        ingests.spawn(async move {
             let closing = timeline.closing.clone();
             let _running = timeline.ingest_running.lock().await;
             tokio::select! {
@@ -339,23 +348,4 @@ fn claim_folder(folder: &Path, node_id: NodeId) -> anyhow::Result<()> {
         identity.node_id
     );
     Ok(())
-}
-
-/// Names in a folder that are ids; other names are left alone.
-fn ids_in<T: std::str::FromStr>(folder: &Path) -> anyhow::Result<Vec<T>> {
-    let mut ids = Vec::new();
-    let entries = match std::fs::read_dir(folder) {
-        Ok(entries) => entries,
-        Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(ids),
-        Err(error) => return Err(error).with_context(|| format!("{} cannot be read", folder.display())),
-    };
-    for entry in entries {
-        let entry = entry?;
-        let name = entry.file_name();
-        let name = name.to_string_lossy();
-        if let Ok(id) = name.parse() {
-            ids.push(id);
-        }
-    }
-    Ok(ids)
 }

@@ -211,6 +211,31 @@ async fn an_outage_delays_uploads_and_holds_ingest_back_within_bounds() {
     server.stop().await;
 }
 
+#[tokio::test(flavor = "multi_thread")]
+async fn a_timeline_at_rest_is_closed_and_comes_back_when_it_is_asked_for() {
+    let Some(template) = template() else { return };
+    let folder = tempfile::tempdir().unwrap();
+    let store = ObjectStore::memory(StoreMetrics::default());
+    let safekeeper = FakeSafekeeper::start(Arc::default()).await;
+    let settings = ["--idle-timeout-s", "1"];
+    let server = Server::start_on(&store, folder.path(), &template, &[&safekeeper.address], &settings).await;
+    let mut writer = create(&server, &safekeeper).await;
+    let record = writer.create(rel(60_000));
+    safekeeper.change(|wal| wal.bytes.extend(record));
+    server.wait_for(writer.at.end, 1).await;
+    until("the rest", || server.pageserver.timelines().is_empty()).await;
+    assert_eq!(safekeeper.wal.lock().feedback, [writer.at.end; 3], "the safekeeper knows that it may drop everything");
+
+    // A page service connection keeps it open, and finds everything.
+    let mut pages = server.pagestream(1).await;
+    assert_eq!(pages.block_count(rel(60_000), (Lsn::MAX, writer.at.end)).await.tag, 102);
+    tokio::time::sleep(Duration::from_secs(3)).await; // longer than rest takes
+    assert_eq!(server.pageserver.timelines().len(), 1);
+    drop(pages);
+    until("the second rest", || server.pageserver.timelines().is_empty()).await;
+    server.stop().await;
+}
+
 /// Every request from number `last` on fails, as for a process that has died after it.
 fn dying(store: &ObjectStore, last: u64) -> ObjectStore {
     let count = AtomicU64::new(0);

@@ -39,6 +39,7 @@ fn list(branches: &BTreeMap<TimelineId, Lsn>) -> String {
 impl Pageserver {
     /// Deletes a timeline without branches.
     pub async fn delete(&self, tenant: TenantId, id: TimelineId) -> Result<(), DeleteError> {
+        self.attached(tenant, id).await?; // may itself have something to finish, under the same lock
         let _one_at_a_time = self.branching.lock().await;
         let timeline = self.attached(tenant, id).await?;
         let branches = timeline.branches();
@@ -76,11 +77,17 @@ impl Pageserver {
     /// Carries on what a crash interrupted: deletions, and creations of branches of which only the ancestor's record was written.
     pub(crate) async fn finish_interrupted(&self, tenant: TenantId) {
         let _one_at_a_time = self.branching.lock().await;
-        for ((owner, id), slot) in self.timelines() {
-            let TimelineSlot::Active(timeline) = slot else { continue };
-            if owner == tenant
-                && let Err(error) = self.finish_one(&timeline).await
-            {
+        // Looking at one may attach others.
+        let mut seen = std::collections::BTreeSet::new();
+        let next = |seen: &std::collections::BTreeSet<TimelineId>| {
+            self.timelines().into_iter().find_map(|((owner, id), slot)| match slot {
+                TimelineSlot::Active(timeline) if owner == tenant && !seen.contains(&id) => Some((id, timeline)),
+                _ => None,
+            })
+        };
+        while let Some((id, timeline)) = next(&seen) {
+            seen.insert(id);
+            if let Err(error) = self.finish_one(&timeline).await {
                 let error = format!("{error:#}");
                 tracing::error!(%tenant, timeline = %id, error, "what was interrupted cannot be finished; the next start tries again");
             }

@@ -24,7 +24,7 @@ async fn layers(
     State(pageserver): Server,
     Path((tenant, timeline)): Path<(String, String)>,
 ) -> Result<Json<Value>, ApiError> {
-    let timeline = find(&pageserver, &tenant, &timeline)?;
+    let timeline = find(&pageserver, &tenant, &timeline).await?;
     Ok(Json(json!({
         "summary": timeline.layer_summary(),
         "layers": timeline.layer_list(),

@@ -93,9 +93,10 @@ fn ids(tenant: &str, timeline: &str) -> Result<(TenantId, TimelineId), ApiError>
     Ok((tenant_id(tenant)?, timeline.parse().map_err(|error| ApiError::bad_request(error, IDS))?))
 }
 
-fn find(pageserver: &Pageserver, tenant: &str, timeline: &str) -> Result<Arc<Timeline>, ApiError> {
+/// The timeline, attached if need be.
+async fn find(pageserver: &Pageserver, tenant: &str, timeline: &str) -> Result<Arc<Timeline>, ApiError> {
     let (tenant, timeline) = ids(tenant, timeline)?;
-    pageserver.timeline(tenant, timeline).map_err(|error| unavailable(&error))
+    pageserver.attached(tenant, timeline).await.map_err(|error| unavailable(&error))
 }
 
 fn unavailable(error: &TimelineUnavailable) -> ApiError {

@@ -50,7 +50,7 @@ async fn relations(
     asked: Result<Query<RelationsQuery>, QueryRejection>,
 ) -> Result<Json<Value>, ApiError> {
     let asked = query(asked, "ask for ?lsn=0/16B3740, or leave it out for the newest")?;
-    let timeline = find(&pageserver, &tenant, &timeline)?;
+    let timeline = find(&pageserver, &tenant, &timeline).await?;
     let lsn = position(&timeline, asked.lsn)?;
     let sizes = read(move || timeline.relation_sizes(KeyRange::all_rel_sizes(), lsn, Io::MayBlock)).await?;
     let relations: Vec<Value> =
@@ -86,7 +86,7 @@ async fn page(
         "ask for ?rel=1663/5/16384&block=0, also &lsn=0/16B3740 and &format=hex; forks are 16384_vm and the like";
     let asked = query(asked, next)?;
     let rel = relation(&asked.rel, next)?;
-    let timeline = find(&pageserver, &tenant, &timeline)?;
+    let timeline = find(&pageserver, &tenant, &timeline).await?;
     let lsn = position(&timeline, asked.lsn)?;
     let bytes = read(move || read_run(&timeline, rel, asked.block..=asked.block, lsn)).await?;
     let text = [(LSN_HEADER, lsn.to_string())];
@@ -118,7 +118,7 @@ async fn pages(
     let Some(last) = last.filter(|_| asked.count <= MAX_PAGES) else {
         return Err(ApiError::bad_request(format!("{} pages cannot be had at once", asked.count), "ask for 1 to 1024"));
     };
-    let timeline = find(&pageserver, &tenant, &timeline)?;
+    let timeline = find(&pageserver, &tenant, &timeline).await?;
     let lsn = position(&timeline, asked.lsn)?;
     let bytes = read(move || read_run(&timeline, rel, asked.first..=last, lsn)).await?;
     let headers = [(LSN_HEADER, lsn.to_string()), (header::CONTENT_TYPE, "application/octet-stream".to_owned())];

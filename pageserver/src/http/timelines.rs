@@ -46,7 +46,7 @@ async fn show(
     if let Some(TimelineSlot::Broken(error)) = pageserver.timelines().get(&(tenant_id, timeline_id)) {
         return Ok(Json(json!({"state": "broken", "error": &**error})));
     }
-    let timeline = find(&pageserver, &tenant, &timeline)?;
+    let timeline = find(&pageserver, &tenant, &timeline).await?;
     let (head, ingest, damaged) = (timeline.head(), timeline.ingest_status(), timeline.damaged_pages());
     Ok(Json(json!({
         "state": match timeline.lifecycle() {
@@ -82,7 +82,7 @@ async fn control_file(
     State(pageserver): Server,
     Path((tenant, timeline)): Path<(String, String)>,
 ) -> Result<Response, ApiError> {
-    let timeline = find(&pageserver, &tenant, &timeline)?;
+    let timeline = find(&pageserver, &tenant, &timeline).await?;
     raw(move || timeline.original_control_file()).await
 }
 
@@ -100,7 +100,7 @@ async fn checkpoint(
     State(pageserver): Server,
     Path((tenant, timeline)): Path<(String, String)>,
 ) -> Result<Json<Value>, ApiError> {
-    let timeline = find(&pageserver, &tenant, &timeline)?;
+    let timeline = find(&pageserver, &tenant, &timeline).await?;
     let limit = pageserver.wait_lsn_timeout;
     match timeline.checkpoint(limit, &pageserver.shutdown).await {
         Ok(lsn) => Ok(Json(json!({"disk_consistent_lsn": lsn}))),

@@ -4,7 +4,7 @@
 //! the base of our generation. A timeline exists from the moment its first base is durable: whatever a failed creation left beside it is
 //! garbage, and is taken out of the way by the next attempt.
 
-use std::{collections::BTreeMap, path::Path, sync::Arc, time::Duration};
+use std::{collections::BTreeMap, path::Path, sync::Arc};
 
 use anyhow::Context;
 use futures::{FutureExt, future::BoxFuture};
@@ -13,25 +13,23 @@ use ogel_object_store::StoreError;
 use ogel_service::durable_file;
 use tokio::sync::Mutex;
 
-use super::{Pageserver, TimelineSlot, TimelineUnavailable, ids_in};
+use super::{Pageserver, TimelineSlot, TimelineUnavailable};
 use crate::{
+    layer::file::LayerError,
     manifest::Manifest,
     remote::{AttachError, TenantStore, TimelineStore, claim::Insistence, layout},
-    timeline::{Ancestor, CONTROL_FILE, LAYERS_FOLDER, Timeline, WAL_PREFIX_FILE, remove_leftovers},
+    timeline::{Ancestor, CONTROL_FILE, LAYERS_FOLDER, ReadError, Timeline, WAL_PREFIX_FILE, remove_leftovers},
 };
 
-/// Pause between attempts to reach the object store when the process starts.
-const STORE_PAUSE: Duration = Duration::from_secs(1);
-
 /// A tenant's claim, when it has one. The lock is held while one of its timelines is attached or made.
-type Claim = Arc<Mutex<Option<Arc<TenantStore>>>>;
+pub(super) type Claim = Arc<Mutex<Option<Arc<TenantStore>>>>;
 
 /// Tenants that somebody has asked for.
 #[derive(Default)]
 pub(super) struct Tenants(parking_lot::Mutex<BTreeMap<TenantId, Claim>>);
 
 impl Tenants {
-    fn get(&self, tenant: TenantId) -> Claim {
+    pub(super) fn get(&self, tenant: TenantId) -> Claim {
         self.0.lock().entry(tenant).or_default().clone()
     }
 
@@ -64,6 +62,15 @@ impl From<Trouble> for anyhow::Error {
     }
 }
 
+/// Whether an error came from an object store that may answer later.
+fn is_passing(error: &anyhow::Error) -> bool {
+    let retryable = |error: &LayerError| matches!(error, LayerError::Remote(cause) if cause.is_retryable());
+    error.chain().any(|cause| match cause.downcast_ref::<ReadError>() {
+        Some(ReadError::Layer(error)) => retryable(error),
+        _ => cause.downcast_ref::<LayerError>().is_some_and(retryable),
+    })
+}
+
 impl From<AttachError> for Trouble {
     fn from(error: AttachError) -> Self {
         match error {
@@ -88,8 +95,15 @@ impl Pageserver {
             known => return known,
         }
         let claim = self.tenants.get(tenant);
-        let result = self.attach_locked(&mut *claim.lock().await, tenant, id).await;
+        let (result, is_new) = {
+            let mut claimed = claim.lock().await;
+            let was_ours = claimed.is_some();
+            (self.attach_locked(&mut claimed, tenant, id).await, !was_ours && claimed.is_some())
+        };
         drop(claim);
+        if is_new {
+            Box::pin(self.finish_interrupted(tenant)).await;
+        }
         result.map_err(|trouble| self.unavailable(tenant, id, trouble))
     }
 
@@ -197,7 +211,10 @@ impl Pageserver {
         let timeline = opened
             .map_err(anyhow::Error::from)
             .and_then(|result| result)
-            .map_err(|error| Trouble::Lasting(format!("{error:#}")))?;
+            .map_err(|error| match is_passing(&error) {
+                true => Trouble::Passing(format!("{error:#}")),
+                false => Trouble::Lasting(format!("{error:#}")),
+            })?;
         self.activate(timeline.clone()).await;
         Ok(timeline)
     }
@@ -255,42 +272,5 @@ impl Pageserver {
     ) -> anyhow::Result<Arc<Timeline>> {
         let (store, manifest) = TimelineStore::create(tenant, manifest).await?;
         Ok(self.open(manifest, store, ancestor).await?)
-    }
-
-    /// Attaches what this node had before: what is in the local folder, or, when that is empty, everything in the object store that no other
-    /// node owns.
-    pub(super) async fn attach_known(&self) -> anyhow::Result<()> {
-        let folder = self.folder.path().join("tenants");
-        durable_file::create_folders(&folder)?;
-        let mut tenants: Vec<TenantId> = ids_in(&folder)?;
-        if tenants.is_empty() {
-            tenants = self.from_store(layout::TENANTS.to_owned()).await?;
-        }
-        for tenant in tenants {
-            for id in self.from_store(layout::timelines(tenant)).await? {
-                while let Err(TimelineUnavailable::NotNow(..)) = self.attached(tenant, id).await {
-                    if self.shutdown.has_begun() {
-                        return Ok(());
-                    }
-                    tokio::time::sleep(STORE_PAUSE).await;
-                }
-            }
-            self.finish_interrupted(tenant).await;
-        }
-        Ok(())
-    }
-
-    /// Ids that name folders of the object store. Waits for the store to come back.
-    async fn from_store<T: std::str::FromStr>(&self, folder: String) -> anyhow::Result<Vec<T>> {
-        loop {
-            match self.store.folders(&folder).await {
-                Ok(names) => return Ok(names.iter().filter_map(|name| name.parse().ok()).collect()),
-                Err(error) if error.is_retryable() && !self.shutdown.has_begun() => {
-                    tracing::warn!(%error, "waiting for the object store");
-                    tokio::time::sleep(STORE_PAUSE).await;
-                }
-                Err(error) => return Err(error.into()),
-            }
-        }
     }
 }

@@ -60,6 +60,12 @@ impl CheckpointRequest {
 }
 
 impl Timeline {
+    /// Has everything that is ingested now written to files, soon.
+    pub(crate) fn ask_for_checkpoint(&self) {
+        self.checkpoint_request.wanted.store(true, Ordering::Release);
+        self.checkpoint_request.asked.notify_one();
+    }
+
     /// Has everything that is ingested now written to files; returns how far they go.
     pub async fn checkpoint(&self, timeout: Duration, shutdown: &Shutdown) -> Result<Lsn, CheckpointError> {
         let asked = self.last_record_lsn();
@@ -75,8 +81,7 @@ impl Timeline {
             if status.stopped {
                 return Err(CheckpointError::Stopped(status.error.unwrap_or_default()));
             }
-            self.checkpoint_request.wanted.store(true, Ordering::Release);
-            self.checkpoint_request.asked.notify_one();
+            self.ask_for_checkpoint();
             tokio::select! {
                 () = flushed => {}
                 () = shutdown.wait() => return Err(CheckpointError::ShuttingDown),

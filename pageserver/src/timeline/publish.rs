@@ -75,6 +75,13 @@ impl Timeline {
         Ok(self.store.publish(edit, &manifest, files.iter().map(upload).collect(), gone))
     }
 
+    /// Whether everything ingested is in the object store, and a safekeeper is followed that has nothing more.
+    pub(crate) fn is_at_rest(&self) -> bool {
+        let ingest = self.ingest.lock();
+        let last = self.last_record_lsn();
+        ingest.safekeeper.is_some() && ingest.commit_lsn <= last && self.remote_consistent_lsn() >= last
+    }
+
     /// Whether more waits for the object store than may.
     pub(super) fn uploads_are_behind(&self) -> bool {
         self.store.queued_bytes() > self.environment.upload_queue_bytes

@@ -89,6 +89,8 @@ impl Server {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let address = listener.local_addr().unwrap().to_string();
         let pages = tokio::spawn(page_service::serve(listener, pageserver.clone()));
+        // Tests look at a timeline that is open; when it does not exist yet, they make it.
+        let _ = pageserver.attached(TENANT, TIMELINE).await;
         Server { pageserver, address, pages }
     }
 

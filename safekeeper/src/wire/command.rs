@@ -11,6 +11,8 @@ pub enum Command {
     StartWalPush,
     /// Status stream between safekeepers, with its version.
     PeerStatus(u32),
+    /// Status stream for pageservers, with its version.
+    TimelineStatus(u32),
     /// `LIST_TIMELINES [TENANT/TIMELINE]`: those behind it.
     ListTimelines(Option<TimelineKey>),
     /// `MEMBERSHIP`: what this node holds.
@@ -70,6 +72,7 @@ impl Command {
         match first.to_ascii_uppercase().as_str() {
             "START_WAL_PUSH" => Ok(Self::StartWalPush),
             "PEER_STATUS" => number("PEER_STATUS", "a version", words.next()).map(Self::PeerStatus),
+            "TIMELINE_STATUS" => number("TIMELINE_STATUS", "a version", words.next()).map(Self::TimelineStatus),
             "LIST_TIMELINES" => {
                 let wrong = CommandError::Arguments { command: "LIST_TIMELINES", expected: "[TENANT/TIMELINE]" };
                 let after = words.next().map(|word| word.parse().map_err(|_| wrong)).transpose()?;

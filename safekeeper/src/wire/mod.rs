@@ -7,6 +7,7 @@ mod news;
 mod push;
 mod reader;
 mod reader_messages;
+mod timeline_news;
 
 use std::{str::FromStr, sync::Arc, time::Duration};
 
@@ -129,6 +130,9 @@ impl Session {
                     Ok(reader) => return reader.serve(connection).await,
                     Err(error) => Err(error),
                 }
+            }
+            Command::TimelineStatus(version) => {
+                return timeline_news::serve(connection, version, &self.registry).await;
             }
             Command::PeerStatus(version) => return news::serve(connection, version, &self.registry).await,
             Command::ListTimelines(after) => membership::list(connection, &self.registry, after).await,
