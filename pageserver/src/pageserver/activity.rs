@@ -60,7 +60,11 @@ impl Pageserver {
         }
     }
 
-    async fn take_reports(self: &Arc<Self>, address: &Address, refused: &mut HashMap<Id, Instant>) -> Result<(), WireError> {
+    async fn take_reports(
+        self: &Arc<Self>,
+        address: &Address,
+        refused: &mut HashMap<Id, Instant>,
+    ) -> Result<(), WireError> {
         let options = ConnectOptions::new(address.clone()).parameter("replication", "true");
         let (mut reader, _writer) = Client::connect(&options).await?.copy_both("TIMELINE_STATUS 1").await?;
         let mut attaching = tokio::task::JoinSet::new();

@@ -208,12 +208,12 @@ impl Pageserver {
         let environment = self.environment.clone();
         let opened =
             tokio::task::spawn_blocking(move || Timeline::open(&folder, manifest, store, ancestor, environment)).await;
-        let timeline = opened
-            .map_err(anyhow::Error::from)
-            .and_then(|result| result)
-            .map_err(|error| match is_passing(&error) {
-                true => Trouble::Passing(format!("{error:#}")),
-                false => Trouble::Lasting(format!("{error:#}")),
+        let timeline =
+            opened.map_err(anyhow::Error::from).and_then(|result| result).map_err(|error| {
+                match is_passing(&error) {
+                    true => Trouble::Passing(format!("{error:#}")),
+                    false => Trouble::Lasting(format!("{error:#}")),
+                }
             })?;
         self.activate(timeline.clone()).await;
         Ok(timeline)
