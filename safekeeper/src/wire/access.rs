@@ -33,7 +33,10 @@ fn check(grant: &Grant, command: &Command, startup: &Startup) -> Result<(), Serv
     let access = match command {
         // They say nothing of any timeline.
         Command::SetConfig | Command::Empty => return Ok(()),
-        Command::PeerStatus(_) | Command::TimelineStatus(_) | Command::ListTimelines(_) | Command::AdoptMembership(_) => Access::PeerNews,
+        Command::PeerStatus(_)
+        | Command::TimelineStatus(_)
+        | Command::ListTimelines(_)
+        | Command::AdoptMembership(_) => Access::PeerNews,
         Command::StartWalPush => key(startup).map(|key| Access::Use(key.tenant, key.timeline))?,
         _ => key(startup).map(|key| Access::Read(key.tenant, Some(key.timeline)))?,
     };
