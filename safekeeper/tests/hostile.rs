@@ -4,7 +4,8 @@
 mod node;
 
 use node::{Node, proposer::TestProposer, timeline, wal::Wal};
-use ogel_ids::Lsn;
+use ogel_ids::{CandidateId, Generation, Lsn, TenantId, Term};
+use quorum::{ProposerGreeting, ProposerMessage, RefusalCode, VoteRequest};
 use tokio::{
     io::{AsyncReadExt, AsyncWriteExt},
     net::TcpStream,
@@ -105,4 +106,69 @@ async fn well_formed_lies_change_nothing() {
     gap.append(Lsn(begin.0 + 8192), &bytes, wal.end()).await;
     while gap.receive().await.is_some() {}
     assert_eq!(node.state(timeline(1)).await["flush_lsn"], begin.to_string(), "WAL behind a gap is not taken");
+}
+
+/// Each wrong word is answered with its own code, the connection is closed, and nothing has changed.
+#[tokio::test]
+async fn every_wrong_word_is_named() {
+    let node = Node::start(&node::folder("every_wrong_word_is_named"), 1).await;
+    let wal = Wal::new();
+    assert_eq!(node.create(timeline(1), &wal, &node::with_strangers(node.member)).await.0, 201);
+    let before = node.state(timeline(1)).await;
+    let good = ProposerGreeting {
+        tenant: node::tenant(),
+        timeline: timeline(1),
+        system_identifier: node::wal::SYSTEM_ID,
+        pg_major_version: 17,
+        wal_segment_size_bytes: node::wal::SEGMENT_SIZE,
+    };
+    let wrong_greetings = [
+        (ProposerGreeting { tenant: TenantId::from_bytes([9; 16]), ..good.clone() }, RefusalCode::UnknownTimeline),
+        (ProposerGreeting { timeline: timeline(9), ..good.clone() }, RefusalCode::UnknownTimeline),
+        (ProposerGreeting { system_identifier: 8, ..good.clone() }, RefusalCode::WrongSystemIdentifier),
+        (ProposerGreeting { pg_major_version: 16, ..good.clone() }, RefusalCode::WrongVersion),
+        (ProposerGreeting { wal_segment_size_bytes: 2 << 20, ..good.clone() }, RefusalCode::WrongVersion),
+    ];
+    for (greeting, code) in wrong_greetings {
+        let mut proposer = TestProposer::connect(&node, timeline(1)).await;
+        proposer.send(ProposerMessage::Greeting(greeting.clone())).await;
+        let (got, text) = proposer.refusal().await;
+        assert_eq!(got, code, "{greeting:?}: {text}");
+        assert!(proposer.receive().await.is_none(), "the connection is closed");
+    }
+
+    let mut other_version = TestProposer::connect(&node, timeline(1)).await;
+    let mut bytes = ProposerMessage::Greeting(good.clone()).encode().to_vec();
+    bytes[1..5].copy_from_slice(&9_u32.to_be_bytes());
+    other_version.send_raw(&bytes).await;
+    let (code, text) = other_version.refusal().await;
+    assert!(code == RefusalCode::WrongVersion && text.contains('9') && text.contains('1'), "{text}");
+
+    let vote = |generation| {
+        let candidate = CandidateId::from_bytes([1; 16]);
+        ProposerMessage::VoteRequest(VoteRequest { generation: Generation(generation), term: Term(5), candidate })
+    };
+    let mut early = TestProposer::connect(&node, timeline(1)).await;
+    early.send(vote(1)).await;
+    assert_eq!(early.refusal().await.0, RefusalCode::ProtocolError, "a greeting must come first");
+    let mut generation = TestProposer::connect(&node, timeline(1)).await;
+    generation.greet().await;
+    generation.send(vote(2)).await;
+    assert_eq!(generation.refusal().await.0, RefusalCode::WrongGeneration);
+    assert!(generation.receive().await.is_none());
+
+    let mut long = TestProposer::connect(&node, timeline(1)).await;
+    long.greet().await;
+    long.send_raw(&vec![b'a'; 3 << 20]).await;
+    assert!(long.receive().await.is_none(), "a frame that is too long ends the connection");
+
+    for command in ["PEER_STATUS 9", "MEMBERSHIP x", "ADOPT_MEMBERSHIP {}", "LIST_TIMELINES x", "START_REPLICATION 0/0"]
+    {
+        let mut client = ogel_pgwire::Client::connect(&node.options(timeline(7))).await.unwrap();
+        let error = client.simple_query(command).await.expect_err(command).to_string();
+        assert!(!error.is_empty(), "{command}");
+    }
+    let (status, text) = node.create(timeline(2), &wal, &[]).await;
+    assert_eq!(status, 400, "{text}");
+    assert_eq!(node.state(timeline(1)).await, before, "nothing has changed");
 }
