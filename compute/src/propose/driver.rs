@@ -9,7 +9,7 @@ use std::{
 use ogel_ids::{CandidateId, Lsn, NodeId, Term};
 use ogel_pgwire::WireError;
 use quorum::{
-    AcceptorMessage, Proposer, ProposerAction, ProposerConfig, ProposerEvent,
+    AcceptorMessage, Proposer, ProposerAction, ProposerConfig, ProposerEvent, RefusalCode,
     proposer::{NodeState, NodeStatus},
 };
 use tokio::{
@@ -162,8 +162,13 @@ impl Driver {
                 self.step(ProposerEvent::Connected(from.node));
             }
             LinkEvent::Message(message) => {
-                if matches!(message, AcceptorMessage::Vote(_) | AcceptorMessage::AppendAnswer(_)) {
-                    link.works();
+                match &message {
+                    AcceptorMessage::Vote(_) => link.works(),
+                    AcceptorMessage::AppendAnswer(answer) => link.progresses(answer.flush_lsn),
+                    AcceptorMessage::Refused(refused) if refused.code == RefusalCode::OutOfSpace => {
+                        link.waits_for_space()
+                    }
+                    _ => {}
                 }
                 if let Some(by_term) = self.other_computes_term(&message) {
                     return self.end(ReignEnd::Fenced { by_term });

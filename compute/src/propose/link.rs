@@ -51,6 +51,8 @@ pub(super) struct Link {
     task: JoinHandle<()>,
     /// Why the last connection ended.
     pub last_error: Option<String>,
+    /// It has no disk space, and its flush_lsn since, once it has said that.
+    without_space: Option<Option<Lsn>>,
     /// What the safekeeper, or our own side, has against this connection: says more than how it ends.
     blame: Option<String>,
 }
@@ -78,6 +80,7 @@ impl Link {
             held: None,
             task: tokio::spawn(async {}),
             last_error: None,
+            without_space: None,
             blame: None,
         };
         link.connect(Duration::ZERO);
@@ -93,6 +96,22 @@ impl Link {
     pub fn works(&mut self) {
         self.retry_after = RETRY_MIN;
         self.last_error = None;
+    }
+
+    /// It has answered. One without disk space answers too, but flushes nothing: its reason stays until it does.
+    pub fn progresses(&mut self, flush_lsn: Lsn) {
+        match &mut self.without_space {
+            Some(since) if since.is_none_or(|since| since == flush_lsn) => *since = Some(flush_lsn),
+            _ => {
+                self.without_space = None;
+                self.works();
+            }
+        }
+    }
+
+    /// It has no disk space now.
+    pub fn waits_for_space(&mut self) {
+        self.without_space.get_or_insert(None);
     }
 
     /// It cannot be used as it is.
