@@ -55,12 +55,12 @@ def test_rot_is_repaired_from_the_peers(cluster: Cluster):
     """H6: a node that finds acknowledged WAL damaged has no vote until it has taken the peers' bytes."""
     recorder = Recorder(cluster).create().start()
     more_commits(recorder, "commits")
+    flushed = lsn(cluster.http("safekeeper-2", cluster.timeline_path())["flush_lsn"])
     cluster.chaos("kill", "safekeeper-2")
-    flushed = lsn(cluster.http("safekeeper-1", cluster.timeline_path())["flush_lsn"])
     more_commits(recorder, "commits on two")
     config = cluster.config()
     folder = cluster.dir / "safekeeper-2" / "tenants" / config["tenant"] / "timelines" / config["branches"][0]["timeline"]
-    number, offset = divmod(flushed - 4000, 16 << 20)
+    number, offset = divmod(flushed - 2000, 16 << 20)
     segment: Path = folder / f"00000001{number >> 8:08X}{number & 0xFF:08X}"
     with segment.open("r+b") as file:
         file.seek(offset)
