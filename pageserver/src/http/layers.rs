@@ -47,7 +47,7 @@ async fn compact(
     asked: Result<Query<CompactQuery>, QueryRejection>,
 ) -> Result<Json<Value>, ApiError> {
     let CompactQuery { full } = query(asked, "ask for ?full=true, or leave it out")?;
-    let (timeline, shutdown) = (find(&pageserver, &tenant, &timeline)?, pageserver.shutdown.clone());
+    let (timeline, shutdown) = (find(&pageserver, &tenant, &timeline).await?, pageserver.shutdown.clone());
     let stop = move || shutdown.has_begun();
     work(move || if full { timeline.compact_fully(&stop) } else { timeline.compact(&stop) }).await
 }
@@ -57,7 +57,7 @@ async fn gc(
     State(pageserver): Server,
     Path((tenant, timeline)): Path<(String, String)>,
 ) -> Result<Json<Value>, ApiError> {
-    let (timeline, retention) = (find(&pageserver, &tenant, &timeline)?, pageserver.retention());
+    let (timeline, retention) = (find(&pageserver, &tenant, &timeline).await?, pageserver.retention());
     work(move || timeline.collect_garbage(&retention, SystemTime::now())).await
 }
 

@@ -11,7 +11,7 @@ use std::{
 
 use bytes::{Buf, Bytes};
 use ogel_ids::{Lsn, TenantId, TimelineId};
-use ogel_pgwire::{Address, Client, ConnectOptions, WireError};
+use ogel_pgwire::{Client, ConnectOptions, Endpoint, WireError};
 
 use super::{Pageserver, TimelineSlot, TimelineUnavailable};
 use crate::timeline::Timeline;
@@ -50,7 +50,7 @@ impl Pageserver {
         listeners.abort_all();
     }
 
-    async fn listen_to(self: Arc<Self>, address: Address) {
+    async fn listen_to(self: Arc<Self>, address: Endpoint) {
         let mut refused = HashMap::new();
         loop {
             if let Err(error) = self.take_reports(&address, &mut refused).await {
@@ -62,7 +62,7 @@ impl Pageserver {
 
     async fn take_reports(
         self: &Arc<Self>,
-        address: &Address,
+        address: &Endpoint,
         refused: &mut HashMap<Id, Instant>,
     ) -> Result<(), WireError> {
         let options = ConnectOptions::new(address.clone()).parameter("replication", "true");

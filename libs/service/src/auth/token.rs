@@ -86,7 +86,7 @@ mod tests {
     fn only_what_a_known_key_signed_lets_in() {
         let ((key, public), (new_key, new_public)) = (key(), self::key());
         let token = sign(&key, &claims(u64::MAX));
-        let verifier = Verifier::load(&[public.clone()]).unwrap();
+        let verifier = Verifier::load(std::slice::from_ref(&public)).unwrap();
         assert_eq!(verifier.verify(&token), Ok(Grant::Token(claims(u64::MAX))));
         assert_eq!(verifier.verify(&sign(&new_key, &claims(u64::MAX))), Err(TokenError::Signature));
         let rotating = Verifier::load(&[public, new_public]).unwrap();
