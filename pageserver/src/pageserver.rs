@@ -11,6 +11,7 @@ mod activity;
 mod attach;
 mod compactor;
 mod eviction;
+mod stored;
 
 use std::{
     collections::BTreeMap,
@@ -204,7 +205,7 @@ impl Pageserver {
     }
 
     /// Applies a tenant's stored settings. What cannot be applied is said and left out: a cache is no reason not to serve.
-    fn apply_tenant_config(&self, tenant: TenantId) {
+    pub(crate) fn apply_tenant_config(&self, tenant: TenantId) {
         let applied = TenantConfig::load(&self.tenant_folder(tenant)).and_then(|config| {
             let budget_bytes = config.page_cache_mb.map(|mb| u64::from(mb) << 20);
             if budget_bytes.is_some() { Ok(self.page_cache().set_budget(tenant, budget_bytes)?) } else { Ok(()) }

@@ -127,7 +127,7 @@ async fn a_timeline_can_be_looked_into() {
     api.refused(Method::PUT, &path, Some(json!({"source": "template", "more": 1})), 400).await;
     let create = || api.json(Method::PUT, &path, Some(json!({"source": "template"})));
     assert_eq!((create().await.0, create().await.0), (StatusCode::CREATED, StatusCode::OK));
-    assert_eq!(api.get("/v1/tenant").await, json!({"tenants": [{"tenant": TENANT, "timelines": 1}]}));
+    assert_eq!(api.get("/v1/tenant").await, json!({"tenants": [{"tenant": TENANT, "open_timelines": 1}]}));
     assert_eq!(api.get(&format!("{tenant}/timeline")).await["timelines"][0]["timeline"], json!(TIMELINE));
 
     let (status, checkpoint) = api.json(Method::POST, &format!("{path}/checkpoint"), None).await;

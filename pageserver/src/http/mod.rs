@@ -21,6 +21,7 @@ use axum::{
     routing::get,
 };
 use ogel_ids::{Lsn, TenantId, TimelineId};
+use ogel_object_store::StoreError;
 use ogel_service::http::ApiError;
 use serde::de::DeserializeOwned;
 use serde_json::{Value, json};
@@ -81,6 +82,11 @@ fn state_of(slot: &TimelineSlot) -> &'static str {
         TimelineSlot::Active(timeline) if timeline.ingest_status().stopped => "stopped",
         TimelineSlot::Active(_) => "active",
     }
+}
+
+/// A listing that failed.
+fn not_listed(error: StoreError) -> ApiError {
+    ApiError::unavailable(error, "the object store does not answer; try again")
 }
 
 const IDS: &str = "ids are 32 hexadecimal digits";

@@ -1,14 +1,12 @@
 //! Tenants, and memory that can be changed while the pageserver runs.
 
-use std::collections::BTreeMap;
-
 use axum::{
     Json,
     body::Bytes,
     extract::{Path, State},
     routing::get,
 };
-use ogel_ids::TenantId;
+use ogel_ids::{TenantId, TimelineId};
 use ogel_service::http::ApiError;
 use serde::Deserialize;
 use serde_json::{Value, json};
@@ -24,29 +22,29 @@ pub(super) fn routes() -> Routes {
         .route("/v1/tenant/{tenant}/config", get(tenant_config).put(set_tenant_config))
 }
 
-async fn list(State(pageserver): Server) -> Json<Value> {
-    let mut tenants: BTreeMap<TenantId, usize> = BTreeMap::new();
-    for (tenant, _) in pageserver.timelines().keys() {
-        *tenants.entry(*tenant).or_default() += 1;
-    }
+async fn list(State(pageserver): Server) -> Result<Json<Value>, ApiError> {
+    let tenants = pageserver.stored_tenants().await.map_err(super::not_listed)?;
     let tenants: Vec<Value> =
-        tenants.iter().map(|(tenant, timelines)| json!({"tenant": tenant, "timelines": timelines})).collect();
-    Json(json!({"tenants": tenants}))
+        tenants.iter().map(|(tenant, open)| json!({"tenant": tenant, "open_timelines": open})).collect();
+    Ok(Json(json!({"tenants": tenants})))
 }
 
-/// A tenant that has timelines here.
-fn known(pageserver: &Pageserver, tenant: &str) -> Result<TenantId, ApiError> {
+/// A tenant that has timelines here, open or not. Its settings apply from now on.
+async fn known(pageserver: &Pageserver, tenant: &str) -> Result<(TenantId, Vec<TimelineId>), ApiError> {
     let tenant = super::tenant_id(tenant)?;
-    if pageserver.timelines().keys().any(|(owner, _)| *owner == tenant) {
-        return Ok(tenant);
+    let timelines = pageserver.stored_timelines(tenant).await.map_err(super::not_listed)?;
+    if timelines.is_empty() {
+        let error = format!("there is no tenant {tenant} on this pageserver");
+        return Err(ApiError::not_found(error, "create a timeline of it first"));
     }
-    Err(ApiError::not_found(format!("there is no tenant {tenant} on this pageserver"), "create a timeline of it first"))
+    if timelines.values().all(Option::is_none) {
+        pageserver.apply_tenant_config(tenant);
+    }
+    Ok((tenant, timelines.into_keys().collect()))
 }
 
 async fn show(State(pageserver): Server, Path(tenant): Path<String>) -> Result<Json<Value>, ApiError> {
-    let tenant = known(&pageserver, &tenant)?;
-    let timelines: Vec<_> = pageserver.timelines().into_keys().filter(|(owner, _)| *owner == tenant).collect();
-    let timelines: Vec<_> = timelines.into_iter().map(|(_, timeline)| timeline).collect();
+    let (tenant, timelines) = known(&pageserver, &tenant).await?;
     Ok(Json(json!({"tenant": tenant, "timelines": timelines, "page_cache": page_cache(&pageserver, tenant)})))
 }
 
@@ -56,7 +54,8 @@ fn page_cache(pageserver: &Pageserver, tenant: TenantId) -> Value {
 }
 
 async fn tenant_config(State(pageserver): Server, Path(tenant): Path<String>) -> Result<Json<Value>, ApiError> {
-    let (budget_bytes, _) = pageserver.page_cache().tenant_bytes(known(&pageserver, &tenant)?);
+    let (tenant, _) = known(&pageserver, &tenant).await?;
+    let (budget_bytes, _) = pageserver.page_cache().tenant_bytes(tenant);
     Ok(Json(json!({"page_cache_mb": budget_bytes.map(|bytes| bytes >> 20)})))
 }
 
@@ -72,7 +71,7 @@ async fn set_tenant_config(
     Path(tenant): Path<String>,
     body: Bytes,
 ) -> Result<Json<Value>, ApiError> {
-    let tenant = known(&pageserver, &tenant)?;
+    let (tenant, _) = known(&pageserver, &tenant).await?;
     let next = r#"send {"page_cache_mb": 64}, or null to share with the other tenants"#;
     let asked: TenantConfig = super::body(&body, next)?;
     if asked.page_cache_mb == Some(0) {

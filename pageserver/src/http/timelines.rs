@@ -29,12 +29,10 @@ pub(super) fn routes() -> Routes {
 
 async fn list(State(pageserver): Server, Path(tenant): Path<String>) -> Result<Json<Value>, ApiError> {
     let tenant: TenantId = super::tenant_id(&tenant)?;
-    let timelines: Vec<Value> = pageserver
-        .timelines()
-        .iter()
-        .filter(|((owner, _), _)| *owner == tenant)
-        .map(|((_, timeline), slot)| json!({"timeline": timeline, "state": state_of(slot)}))
-        .collect();
+    let timelines = pageserver.stored_timelines(tenant).await.map_err(super::not_listed)?;
+    let state = |slot: &Option<_>| slot.as_ref().map_or("at_rest", state_of);
+    let timelines: Vec<Value> =
+        timelines.iter().map(|(timeline, slot)| json!({"timeline": timeline, "state": state(slot)})).collect();
     Ok(Json(json!({"timelines": timelines})))
 }
 
