@@ -117,9 +117,9 @@ class SpreadCluster:
     def start_storage(self) -> None:
         for number, node in enumerate(SAFEKEEPERS, 1):
             peers = [f"{other}={self.network.address(name)}:5454" for other, name in enumerate(SAFEKEEPERS, 1) if name != node]
-            self._start(node, "safekeeper", "--node-id", str(number), "--peers", ",".join(peers))
+            self._start(node, "safekeeper", "--allow-unauthenticated", "--node-id", str(number), "--peers", ",".join(peers))
         safekeepers = ",".join(f"{self.network.address(node)}:5454" for node in SAFEKEEPERS)
-        self._start("pageserver", "pageserver", "--safekeepers", safekeepers, "--template", pg_manifest()["template"])
+        self._start("pageserver", "pageserver", "--allow-unauthenticated", "--safekeepers", safekeepers, "--template", pg_manifest()["template"])
 
     def start_compute(self, host: str) -> None:
         """Starts one, and waits until it serves SQL."""

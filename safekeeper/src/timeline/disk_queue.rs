@@ -85,6 +85,8 @@ pub struct Disk {
     cuts: Arc<AtomicU64>,
     /// For a decoder behind a cut, and to name the timeline's parameters.
     identity: AcceptorState,
+    /// What the control file says.
+    persisted: AcceptorState,
 }
 
 impl Disk {
@@ -107,8 +109,16 @@ impl Disk {
             archived: recovered.state.archived_tail,
             archive,
             cuts,
+            persisted: recovered.state.clone(),
             identity: recovered.state,
         }
+    }
+
+    /// Whether this state promises nothing new, only knows of more progress: all of that is durable already, so it may be persisted before
+    /// WAL that waits.
+    pub fn is_mere_progress(&self, state: &AcceptorState) -> bool {
+        let AcceptorState { commit_lsn, backup_lsn, remote_consistent_lsn, .. } = *state;
+        AcceptorState { commit_lsn, backup_lsn, remote_consistent_lsn, ..self.persisted.clone() } == *state
     }
 
     /// Carries out one piece of work. An error means that the disk's content is unknown: the process must end.
@@ -242,7 +252,10 @@ impl Disk {
 
     fn persist(&mut self, version: u64, state: &AcceptorState) -> io::Result<Outcome> {
         match control_file::write(&self.path, state) {
-            Ok(()) => Ok(Outcome::Done(Some(AcceptorEvent::StatePersisted { version }))),
+            Ok(()) => {
+                self.persisted = state.clone();
+                Ok(Outcome::Done(Some(AcceptorEvent::StatePersisted { version })))
+            }
             Err(error) if matches!(error.kind(), io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded) => {
                 Ok(Outcome::NoSpace { reason: "no space for the control file".into() })
             }

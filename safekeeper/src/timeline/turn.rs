@@ -146,7 +146,8 @@ impl Timeline {
         }
     }
 
-    /// Puts back what found no space. What was written before it is flushed and acknowledged all the same.
+    /// Puts back what found no space. What was written before it is flushed and acknowledged all the same, and progress is persisted: only
+    /// then WAL that is archived and ingested may be removed, which is what this may wait for.
     fn wait_for_space(self: &Arc<Self>, mut disk: Box<Disk>, rest: Vec<DiskWork>, reason: String) {
         loop {
             let mut inner = self.lock();
@@ -154,6 +155,12 @@ impl Timeline {
             let Some(flush) = flush.and_then(|index| inner.queue.remove(index)) else { break };
             drop(inner);
             self.carry_out_batch(&mut disk, &[flush]);
+        }
+        let progress = take_progress(&mut self.lock().queue, &disk);
+        if let Some(progress) = progress
+            && self.carry_out_batch(&mut disk, std::slice::from_ref(&progress)).no_space.is_some()
+        {
+            self.lock().queue.push_front(progress);
         }
         let mut inner = self.lock();
         rest.into_iter().rev().for_each(|work| inner.queue.push_front(work));
@@ -169,6 +176,7 @@ impl Timeline {
             outbox.push(AcceptorMessage::Refused(Refused { code: RefusalCode::OutOfSpace, text: text.clone() }));
         }
         inner.answering.extend(outboxes);
+        self.room.notify_waiters();
         let timeline = self.clone();
         tokio::spawn(async move {
             tokio::time::sleep(SPACE_RETRY).await;
@@ -205,4 +213,14 @@ fn take_batch(queue: &mut VecDeque<DiskWork>) -> Vec<DiskWork> {
         }
     }
     batch
+}
+
+/// The first state that waits, if only WAL waits before it and it is mere progress.
+fn take_progress(queue: &mut VecDeque<DiskWork>, disk: &Disk) -> Option<DiskWork> {
+    let is_wal = |work: &DiskWork| matches!(work, DiskWork::Write { .. } | DiskWork::Flush { .. });
+    let first = queue.iter().position(|work| !is_wal(work))?;
+    match &queue[first] {
+        DiskWork::Persist { state, .. } if disk.is_mere_progress(state) => queue.remove(first),
+        _ => None,
+    }
 }
