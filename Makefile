@@ -13,7 +13,7 @@ N ?= 2000
 FUZZ_SECONDS ?= 60
 
 .PHONY: help build build-rust postgres postgres-all ext up down test test-rust test-cluster verify fix regress \
-	walcheck pagecheck sim model chaos fuzz bench bench-decoder bench-redo bench-branch bench-pageserver bench-coldstart bench-commit bench-election bench-history storemodel
+	twin walcheck pagecheck sim model chaos fuzz bench bench-decoder bench-redo bench-branch bench-pageserver bench-coldstart bench-commit bench-election bench-history storemodel
 
 help: ## List the targets
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 18
@@ -75,6 +75,9 @@ sim: ## Simulate the quorum: SEED=n replays one run, N=n explores
 
 model: ## The quorum's protocol as a model, checked exhaustively; prints its state count
 	$(CARGO) run --release -q -p quorum-model -- --terms 3
+
+twin: postgres-all ext build-rust ## A random life on our compute and on stock PostgreSQL, compared: N=n seeds from FIRST on, SEED=n replays one
+	PYTHONPATH=test_runner $(PYTHON) -m twin $(if $(SEED),--seed $(SEED),--first $(or $(FIRST),1) --seeds $(if $(filter file,$(origin N)),200,$(N))) $(if $(STATEMENTS),--statements $(STATEMENTS))
 
 chaos: postgres-all ext build-rust ## Live chaos: processes killed, frozen and wiped under load
 	$(PYTHON) -m pytest test_runner -m heavy $(PYTEST_ARGS)

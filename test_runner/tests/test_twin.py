@@ -1,0 +1,59 @@
+"""A random life is the same on our compute and on stock PostgreSQL, kills included; and one row that is not would be seen."""
+
+from pathlib import Path
+from typing import Iterator
+
+import pytest
+
+from twin.pair import Difference
+from twin.schedule import Counts, Life
+from twin.servers import Ours, Stock
+
+STATEMENTS = 200
+ONE_ROW = """
+DO $$
+DECLARE tab regclass; col text; changed int;
+BEGIN
+    FOR tab, col IN SELECT a.attrelid::regclass, a.attname FROM pg_attribute a JOIN pg_class c ON c.oid = a.attrelid
+                     WHERE c.relkind = 'r' AND c.relpersistence = 'p' AND c.relnamespace = 'public'::regnamespace AND a.attname ~ '^k' AND NOT a.attisdropped LOOP
+        EXECUTE format('UPDATE %1$s SET %2$I = coalesce(%2$I, 0) + 1 WHERE ctid = (SELECT min(ctid) FROM %1$s)', tab, col);
+        GET DIAGNOSTICS changed = ROW_COUNT;
+        IF changed = 1 THEN RETURN; END IF;
+    END LOOP;
+    RAISE 'no table has a row';
+END $$"""
+
+
+@pytest.fixture(scope="module")
+def servers() -> Iterator[tuple[Ours, Stock]]:
+    ours = Ours()
+    try:
+        stock = Stock()
+        try:
+            yield ours, stock
+        finally:
+            stock.remove()
+    finally:
+        ours.remove()
+
+
+def life(servers: tuple[Ours, Stock], tmp_path: Path, seed: int, sabotage: str | None = None) -> Counts:
+    transcript = tmp_path / f"twin-{seed}.sql"
+    try:
+        return Life(*servers, seed, STATEMENTS, transcript, sabotage).live()
+    except Difference as difference:
+        print(f"statements: {transcript}\nagain: make twin SEED={seed} STATEMENTS={STATEMENTS}\n{servers[0].log()}")
+        raise difference
+
+
+@pytest.mark.timeout(900)
+@pytest.mark.parametrize("seed", range(1, 11))
+def test_a_life_is_the_same(servers: tuple[Ours, Stock], tmp_path: Path, seed: int):
+    counts = life(servers, tmp_path, seed)
+    assert counts.kills + counts.restarts >= 1
+    assert counts.errors < counts.statements / 4, f"statements that fail compare little: {counts}"
+
+
+def test_one_changed_row_is_seen(servers: tuple[Ours, Stock], tmp_path: Path):
+    with pytest.raises(Difference, match="first different row|the dumps differ"):
+        life(servers, tmp_path, 11, ONE_ROW)
