@@ -12,7 +12,7 @@ SEED ?=
 N ?= 2000
 FUZZ_SECONDS ?= 60
 
-.PHONY: help build build-rust postgres postgres-all ext up down test test-rust test-cluster verify fix regress \
+.PHONY: help build build-rust postgres postgres-all ext up down test test-rust test-cluster test-compose verify fix regress \
 	twin walcheck pagecheck sim model chaos fuzz bench bench-decoder bench-redo bench-branch bench-pageserver bench-coldstart bench-commit bench-election bench-history storemodel
 
 help: ## List the targets
@@ -48,6 +48,9 @@ test-rust:
 
 test-cluster: postgres-all ext build-rust
 	$(PYTHON) -m pytest test_runner -m "not heavy" $(PYTEST_ARGS)
+
+test-compose: postgres ext build-rust ## The images and docker-compose.yml in a Docker engine: killed, re-created, thrown away, nothing lost
+	$(PYTHON) -m pytest test_runner/tests/test_compose.py -s $(PYTEST_ARGS)
 
 verify: ## Formatting, lints, licences and advisories; writes nothing
 	$(CARGO) fmt --all --check
