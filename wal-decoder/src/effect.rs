@@ -126,6 +126,13 @@ pub enum Effect<'a> {
         /// Origin id.
         origin: u16,
     },
+    /// A file of the data directory that no other effect describes (a replication slot, statistics) has a new content, or is gone.
+    AuxFile {
+        /// Relative to the data directory; checked by [`crate::interpret::is_aux_path`].
+        path: &'a str,
+        /// Packed as `docs/formats.md` says; `None`: removed.
+        content: Option<&'a [u8]>,
+    },
     /// A transaction committed at this time.
     CommitTime {
         /// Microseconds since 2000-01-01 UTC (`TimestampTz`).

@@ -23,7 +23,7 @@ use crate::{
     keyspace::{Key, KeyRange},
     layer::Io,
     template::DEFAULT_TABLESPACE,
-    timeline::{Timeline, state::RunningState},
+    timeline::{Timeline, aux_file::AuxFile, state::RunningState},
 };
 
 /// Folders that PostgreSQL expects to find, found by leaving each out.
@@ -70,6 +70,7 @@ pub fn write(timeline: &Timeline, lsn: Lsn, out: impl Write) -> anyhow::Result<(
     backup.unlogged_relations()?;
     backup.two_phase_files()?;
     backup.replication_origins()?;
+    backup.aux_files()?;
     backup.entries.file("global/pg_control", &control)?;
     backup.entries.finish()?;
     Ok(())
@@ -151,6 +152,26 @@ impl<W: Write> Backup<'_, W> {
             if let Some(xid) = key.as_two_phase() {
                 let content = [&data[..], &crc32c::crc32c(&data).to_le_bytes()].concat();
                 self.entries.file(&format!("pg_twophase/{xid:016X}"), &content)?;
+            }
+        }
+        Ok(())
+    }
+
+    /// Slots stay with the branch that they were made on, as a base backup of stock PostgreSQL leaves them out: their consumers follow that
+    /// branch, and WAL from before the branch point is not this timeline's.
+    fn aux_files(&mut self) -> anyhow::Result<()> {
+        let branched_at = self.timeline.ancestor.as_ref().map(|ancestor| ancestor.lsn);
+        for value in self.timeline.scan(KeyRange::aux_files(), self.lsn, Io::MayBlock)?.values() {
+            let file = AuxFile::decode(value)?;
+            let inherited = branched_at.is_some_and(|lsn| file.lsn <= lsn);
+            if inherited && file.path.starts_with("pg_replslot/") {
+                continue;
+            }
+            match file.content() {
+                Ok(content) => self.entries.file(&file.path, &content)?,
+                // What was counted is not worth a compute that cannot start.
+                Err(error) if file.path.starts_with("pg_stat/") => tracing::warn!(%error, "statistics are left out"),
+                Err(error) => return Err(error.into()),
             }
         }
         Ok(())

@@ -32,7 +32,7 @@ pub enum KeyKind {
     Checkpoint = 0x08,
     /// origin id → remote LSN u64.
     Origin = 0x09,
-    /// 16-byte hash of a path → auxiliary file.
+    /// First 16 bytes of a path's SHA-256 → auxiliary file (see `timeline::aux_file`).
     AuxFile = 0x0a,
 }
 
@@ -98,6 +98,15 @@ impl Key {
     /// A replication origin's progress.
     pub const fn origin(origin: u16) -> Key {
         Key::new(KeyKind::Origin, origin as u32, 0, 0, 0, 0)
+    }
+
+    /// An auxiliary file.
+    pub fn aux_file(path: &str) -> Key {
+        let hash = ring::digest::digest(&ring::digest::SHA256, path.as_bytes());
+        let mut bytes = [0; KEY_SIZE];
+        bytes[0] = KeyKind::AuxFile as u8;
+        bytes[1..17].copy_from_slice(&hash.as_ref()[..16]);
+        Key(bytes)
     }
 
     /// Takes stored bytes as they are; an unknown kind is seen when the key is looked at.

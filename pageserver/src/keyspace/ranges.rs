@@ -2,7 +2,7 @@
 
 use wal_decoder::key::{Fork, Rel, RelFork, SlruKind};
 
-use super::Key;
+use super::{KEY_SIZE, Key, KeyKind};
 
 /// Keys from `start` up to but not including `end`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, serde::Serialize, serde::Deserialize)]
@@ -95,6 +95,18 @@ impl KeyRange {
     /// All replication origins.
     pub fn origins() -> KeyRange {
         KeyRange::inclusive(Key::origin(0), Key::origin(u16::MAX))
+    }
+
+    /// All auxiliary files.
+    pub fn aux_files() -> KeyRange {
+        let first = |kind: KeyKind| {
+            let mut bytes = [0; KEY_SIZE];
+            bytes[0] = kind as u8;
+            bytes
+        };
+        let mut last = first(KeyKind::AuxFile);
+        last[1..].fill(0xff);
+        KeyRange::inclusive(Key::from_bytes(first(KeyKind::AuxFile)), Key::from_bytes(last))
     }
 
     /// Whether the key lies in the range.

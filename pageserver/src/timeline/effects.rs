@@ -13,7 +13,7 @@ use wal_decoder::{
     slru,
 };
 
-use super::{ReadError, Timeline};
+use super::{ReadError, Timeline, aux_file::AuxFile};
 use crate::{
     branch::Timestamp,
     keyspace::{Key, KeyRange},
@@ -128,6 +128,10 @@ impl<'a> EffectWriter<'a> {
     }
 
     fn page(&mut self, rel: RelFork, block: u32, version: Version<'_>, only_existing: bool) -> Result<(), ReadError> {
+        // Computes log free space without holding a lock on the relation: it may have been dropped just before.
+        if rel.fork == Fork::FreeSpaceMap && self.rel_size(rel.rel.fork(Fork::Main))?.is_none() {
+            return Ok(());
+        }
         let size = self.rel_size(rel)?;
         if size.is_none_or(|size| size <= block) {
             if only_existing {
@@ -282,6 +286,12 @@ impl<'a> EffectWriter<'a> {
                 self.put_image(Key::origin(origin), &remote_lsn.0.to_be_bytes());
             }
             Effect::OriginDrop { origin } => self.batch.erase(KeyRange::single(Key::origin(origin)), self.lsn),
+            Effect::AuxFile { path, content: Some(packed) } => {
+                self.put_image(Key::aux_file(path), &AuxFile::encode(path, self.lsn, packed));
+            }
+            Effect::AuxFile { path, content: None } => {
+                self.batch.erase(KeyRange::single(Key::aux_file(path)), self.lsn);
+            }
             Effect::CommitTime { at_us } => {
                 self.news = News { committed_at: Some(Timestamp(at_us)), acknowledged: true };
             }

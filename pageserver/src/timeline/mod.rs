@@ -12,6 +12,7 @@
 //! Positions: `start_lsn ≤ disk_consistent_lsn ≤ last_record_lsn`. Readers read at or below `last_record_lsn`, which advances only after
 //! everything of the record is in the open layer.
 
+pub mod aux_file;
 mod checkpoint;
 mod compaction;
 mod effects;

@@ -3,7 +3,7 @@
 //! A record carries a page image raw or compressed, with or without its "hole" (the unused bytes between `pd_lower` and `pd_upper`,
 //! which are zero and left out). The bits of `bimg_info` say how (`xlogrecord.h`).
 
-mod pglz;
+pub mod pglz;
 
 use crate::key::{PAGE_SIZE, Page};
 

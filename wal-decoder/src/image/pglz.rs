@@ -9,7 +9,7 @@
 //! ```
 
 /// Fills `out` from `data` and returns how many bytes came out; `None` when `data` is not valid or makes more than `out` holds.
-pub(super) fn decompress(data: &[u8], out: &mut [u8]) -> Option<usize> {
+pub fn decompress(data: &[u8], out: &mut [u8]) -> Option<usize> {
     let mut input = data.iter().copied();
     let mut filled = 0;
     while let Some(control) = input.next() {

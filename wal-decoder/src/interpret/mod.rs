@@ -6,6 +6,7 @@
 //! A record yields at most one version of each page. Effects go straight to the sink while the record is read; after an error the caller
 //! discards what it has got of this record.
 
+mod aux_files;
 mod blocks;
 mod error;
 mod heap;
@@ -26,10 +27,8 @@ use crate::{
 };
 use ogel_ids::Lsn;
 
+pub use aux_files::{AUX_FILES_PREFIX, MAX_AUX_PATH_BYTES, is_aux_path};
 pub use error::{InterpretError, InterpretErrorKind};
-
-/// Logical messages whose prefix begins so are ours. They have no effect on pages.
-pub const RESERVED_MESSAGE_PREFIX: &str = "ogel-file:";
 
 /// Interprets records in order. `state` is what the WAL up to the last interpreted record says.
 #[derive(Debug)]
@@ -116,7 +115,7 @@ impl Interpreter {
             rmgr::REPLORIGIN => self.replication_origin(context, sink),
             // The link in pg_tblspc; what is in the tablespace names its OID in the keys.
             rmgr::TBLSPC if matches!(info, rmgr::tblspc::CREATE | rmgr::tblspc::DROP) => Ok(()),
-            rmgr::LOGICALMSG if info == rmgr::logicalmsg::MESSAGE => Ok(()),
+            rmgr::LOGICALMSG => aux_files::logical_message(context, sink),
             0..=rmgr::MAX_BUILTIN => Err(InterpretErrorKind::UnknownInfo),
             _ => Err(InterpretErrorKind::UnknownManager),
         }

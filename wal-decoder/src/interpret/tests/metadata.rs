@@ -333,3 +333,55 @@ fn replication_origins() {
     let drop = Build::new(rmgr::REPLORIGIN, 0x10).main(&[4, 0]);
     assert_eq!(run(&mut state(), &drop), ["OriginDrop { origin: 4 }"]);
 }
+
+fn message(db: u32, transactional: u8, prefix: &str, body: &[u8]) -> Build {
+    let sizes = [(prefix.len() as u64 + 1).to_le_bytes(), (body.len() as u64).to_le_bytes()].concat();
+    let main = join(&[&le(&[db]), &[transactional, 0, 0, 0], &sizes, prefix.as_bytes(), b"\0", body]);
+    Build::new(rmgr::LOGICALMSG, 0).main(&main)
+}
+
+fn aux_entry(kind: u8, path: &str, content: Option<&[u8]>) -> Vec<u8> {
+    let mut entry = vec![kind];
+    entry.extend_from_slice(&(path.len() as u16).to_le_bytes());
+    entry.extend_from_slice(path.as_bytes());
+    if let Some(content) = content {
+        entry.extend_from_slice(&(content.len() as u32).to_le_bytes());
+        entry.extend_from_slice(content);
+    }
+    entry
+}
+
+#[test]
+fn auxiliary_files_come_from_messages_that_sql_cannot_emit() {
+    let slot = "pg_replslot/s_1/state";
+    let body = join(&[&[1], &aux_entry(1, slot, Some(b"abc")), &aux_entry(0, "pg_stat/pgstat.stat", None)]);
+    let effects = run(&mut state(), &message(0, 0, AUX_FILES_PREFIX, &body));
+    assert_eq!(
+        effects,
+        [
+            r#"AuxFile { path: "pg_replslot/s_1/state", content: Some([97, 98, 99]) }"#,
+            r#"AuxFile { path: "pg_stat/pgstat.stat", content: None }"#
+        ]
+    );
+    for theirs in
+        [message(5, 0, AUX_FILES_PREFIX, &body), message(0, 1, AUX_FILES_PREFIX, &body), message(0, 0, "x", &body)]
+    {
+        assert_eq!(run(&mut state(), &theirs), [""; 0], "a user's own message");
+    }
+    assert_eq!(run(&mut state(), &message(5, 1, "", b"")), [""; 0]);
+}
+
+#[test]
+fn auxiliary_files_stay_below_the_data_directory() {
+    for path in ["/etc/passwd", "../x", "a/../b", "a//b", "", "a/", ".hidden", "a b", "\u{e4}"] {
+        let body = join(&[&[1], &aux_entry(1, path, Some(b""))]);
+        assert!(try_run(&mut state(), &message(0, 0, AUX_FILES_PREFIX, &body)).is_err(), "{path:?}");
+    }
+    let whole = join(&[&[1], &aux_entry(1, "a", Some(b"xyz"))]);
+    for end in 2..whole.len() {
+        assert!(try_run(&mut state(), &message(0, 0, AUX_FILES_PREFIX, &whole[..end])).is_err(), "cut at {end}");
+    }
+    for body in [&[][..], &[2], &aux_entry(7, "a", None)] {
+        assert!(try_run(&mut state(), &message(0, 0, AUX_FILES_PREFIX, body)).is_err(), "{body:?}");
+    }
+}
