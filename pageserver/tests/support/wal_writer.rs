@@ -1,5 +1,6 @@
 //! WAL that a test writes itself.
 
+use pageserver::branch::Timestamp;
 use wal_decoder::{
     checkpoint_state::CheckpointState,
     key::{Fork, Rel, RelFork},
@@ -40,6 +41,14 @@ impl WalWriter {
         let numbers = [rel.rel.spc, rel.rel.db, rel.rel.rel, rel.fork as u32];
         let main_data: Vec<u8> = numbers.into_iter().flat_map(u32::to_le_bytes).collect();
         let content = RecordContent { rmid: rmgr::SMGR, info: rmgr::smgr::CREATE, xid: 0, main_data: &main_data };
+        let appended = append_record(&self.at, &content).unwrap();
+        self.took(appended)
+    }
+
+    /// The commit of a transaction, now.
+    pub fn commit(&mut self, xid: u32) -> Vec<u8> {
+        let main_data = Timestamp::now().0.to_le_bytes();
+        let content = RecordContent { rmid: rmgr::XACT, info: rmgr::xact::COMMIT, xid, main_data: &main_data };
         let appended = append_record(&self.at, &content).unwrap();
         self.took(appended)
     }

@@ -58,7 +58,6 @@ impl LayerFile {
     pub fn open(path: &Path, expected: &LayerHeader, cache: Arc<BlockCache>) -> Result<Self, LayerError> {
         let source = Source::local(path).map_err(|source| LayerError::Io { path: path.to_owned(), source })?;
         let layer = Self::of(source, *expected, None, cache);
-        layer.check_header()?;
         layer.index(Io::MayBlock)?;
         Ok(layer)
     }
@@ -84,12 +83,8 @@ impl LayerFile {
         Self { source, number, header, index_offset, index, cache, counted }
     }
 
-    fn check_header(&self) -> Result<(), LayerError> {
-        if self.source.size_bytes < (HEADER_SIZE + FOOTER_SIZE) as u64 {
-            return Err(self.damaged("it is shorter than the smallest layer file"));
-        }
-        let head = self.read_range(0, HEADER_SIZE as u64)?;
-        let head = head[..].try_into().expect("as many bytes came as were asked for");
+    fn check_header(&self, head: &[u8]) -> Result<(), LayerError> {
+        let head = head.try_into().map_err(|_| self.damaged("its header is cut"))?;
         let header = LayerHeader::decode(head).map_err(|error| self.bad_format(error))?;
         if header != self.header {
             let (path, what) = (self.source.path.clone(), difference(&header, &self.header));
@@ -115,8 +110,11 @@ impl LayerFile {
             return Err(LayerError::WouldBlock);
         }
         let index = match self.load_index() {
-            Err(error @ LayerError::Damaged { .. }) if !self.source.distrust_local() => return Err(error),
-            Err(LayerError::Damaged { .. }) => self.load_index()?,
+            Err(LayerError::Damaged { .. } | LayerError::Foreign { .. } | LayerError::FutureVersion { .. })
+                if self.source.distrust_local() =>
+            {
+                self.load_index()?
+            }
             other => other?,
         };
         Ok(self.index.get_or_init(|| index))
@@ -130,7 +128,11 @@ impl LayerFile {
             Some(start) if !self.source.is_local() && size.saturating_sub(start) <= WHOLE_INDEX_BYTES => start,
             _ => footer_start,
         };
-        let tail = self.read_range(start.min(footer_start), size)?;
+        if size < (HEADER_SIZE + FOOTER_SIZE) as u64 {
+            return Err(self.damaged("it is shorter than the smallest layer file"));
+        }
+        let (head, tail) = self.read_ends(start.min(footer_start))?;
+        self.check_header(&head)?;
         let footer = tail.get(tail.len().saturating_sub(FOOTER_SIZE)..).and_then(|end| end.try_into().ok());
         let footer = footer.ok_or_else(|| self.damaged("it is shorter than the smallest layer file"))?;
         let footer = Footer::decode(footer).map_err(|error| self.bad_format(error))?;
@@ -398,6 +400,19 @@ impl LayerFile {
         }
         let began = Instant::now();
         let (bytes, origin) = self.source.read(start, end)?;
+        self.count(origin, bytes.len(), began);
+        Ok(bytes)
+    }
+
+    /// The header, and everything from `start` on.
+    fn read_ends(&self, start: u64) -> Result<(Bytes, Bytes), LayerError> {
+        let began = Instant::now();
+        let (head, tail, origin) = self.source.read_ends(HEADER_SIZE as u64, start)?;
+        self.count(origin, head.len() + tail.len(), began);
+        Ok((head, tail))
+    }
+
+    fn count(&self, origin: Origin, bytes: usize, began: Instant) {
         let level = match origin {
             Origin::Local => &self.counted.local,
             Origin::Remote => {
@@ -406,9 +421,8 @@ impl LayerFile {
             }
         };
         level.hits.inc();
-        level.read_bytes.inc_by(end - start);
+        level.read_bytes.inc_by(bytes as u64);
         level.seconds.observe(began.elapsed().as_secs_f64());
-        Ok(bytes)
     }
 
     pub(super) fn damaged(&self, what: &str) -> LayerError {

@@ -128,11 +128,37 @@ impl Source {
         }
     }
 
+    /// The first `head_bytes` of the file, and those from `start` to its end: both in the time of one. Blocks.
+    pub fn read_ends(self: &Arc<Self>, head_bytes: u64, start: u64) -> Result<(Bytes, Bytes, Origin), LayerError> {
+        let end = self.size_bytes;
+        match (&self.remote, self.is_local()) {
+            (Some(remote), false) => {
+                let (store, key) = (&remote.reader.store, &remote.key[..]);
+                let both =
+                    futures::future::try_join(store.get_range(key, 0..head_bytes), store.get_range(key, start..end));
+                let (head, tail) = self.fetch_remote(remote, head_bytes + (end - start), both)?;
+                Ok((head, tail, Origin::Remote))
+            }
+            _ => {
+                let (tail, origin) = self.read(start, end)?;
+                Ok((self.read(0, head_bytes)?.0, tail, origin))
+            }
+        }
+    }
+
     fn read_remote(self: &Arc<Self>, remote: &Remote, start: u64, end: u64) -> Result<Bytes, LayerError> {
-        let get = remote.reader.store.get_range(&remote.key, start..end);
+        self.fetch_remote(remote, end - start, remote.reader.store.get_range(&remote.key, start..end))
+    }
+
+    fn fetch_remote<T>(
+        self: &Arc<Self>,
+        remote: &Remote,
+        size_bytes: u64,
+        get: impl Future<Output = Result<T, StoreError>>,
+    ) -> Result<T, LayerError> {
         // Callers are on threads that may block; on one of the runtime's own another takes its place meanwhile.
         let bytes = tokio::task::block_in_place(|| remote.reader.runtime.block_on(get)).map_err(LayerError::Remote)?;
-        let so_far = remote.remote_bytes.fetch_add(end - start, Ordering::Relaxed) + (end - start);
+        let so_far = remote.remote_bytes.fetch_add(size_bytes, Ordering::Relaxed) + size_bytes;
         let reads = remote.remote_reads.fetch_add(1, Ordering::Relaxed) + 1;
         let often = reads >= DOWNLOAD_AFTER_READS || so_far >= self.size_bytes / DOWNLOAD_AFTER_SHARE;
         if often && !remote.downloading.swap(true, Ordering::Relaxed) {
