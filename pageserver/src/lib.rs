@@ -9,6 +9,7 @@
 pub mod basebackup;
 pub mod branch;
 pub mod config;
+pub mod failpoints;
 pub mod http;
 pub mod keyspace;
 pub mod layer;

@@ -9,6 +9,7 @@ use ogel_ids::{TenantId, TimelineId};
 
 use super::point::{Origin, Point, PointError, resolve};
 use crate::{
+    failpoints,
     keyspace::KeyRange,
     layer::{Io, partitions::Partitions},
     manifest::{self, Edit, Manifest, TimelineState},
@@ -96,8 +97,11 @@ impl Pageserver {
             parent.record(&Edit::BranchRemoved { timeline: id }).await?; // of an attempt that made nothing
         }
         parent.record(&Edit::BranchAdded { timeline: id, lsn }).await?;
+        failpoints::reach(failpoints::BRANCH_RECORDED);
         let ancestor = Ancestor { timeline: parent.clone(), lsn };
-        self.register(parent.store().tenant(), manifest, Some(ancestor)).await
+        let branch = self.register(parent.store().tenant(), manifest, Some(ancestor)).await?;
+        failpoints::reach(failpoints::BRANCH_REGISTERED);
+        Ok(branch)
     }
 }
 

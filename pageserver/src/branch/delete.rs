@@ -7,6 +7,7 @@ use ogel_ids::{Lsn, TenantId, TimelineId};
 use ogel_object_store::{ObjectStore, StoreError};
 
 use crate::{
+    failpoints,
     manifest::{Edit, TimelineState},
     pageserver::{Pageserver, TimelineSlot, TimelineUnavailable},
     remote::layout::{self, LogPlace},
@@ -47,6 +48,7 @@ impl Pageserver {
             return Err(DeleteError::HasBranches { timeline: id, branches });
         }
         timeline.record(&Edit::State { state: TimelineState::Deleting }).await.map_err(DeleteError::Storage)?;
+        failpoints::reach(failpoints::DELETION_MARKED);
         self.carry_out(&timeline).await.map_err(DeleteError::Storage)
     }
 
@@ -59,6 +61,7 @@ impl Pageserver {
         tokio::task::spawn_blocking(move || flushes.end_flushes()).await?;
         timeline.store().drained().durable().await?;
         delete_objects(timeline.store().store(), tenant, id).await?;
+        failpoints::reach(failpoints::DELETION_OBJECTS_GONE);
         let folder = self.timelines_folder(tenant).join(id.to_string());
         match tokio::fs::remove_dir_all(&folder).await {
             Err(error) if error.kind() != io::ErrorKind::NotFound => {
@@ -119,6 +122,7 @@ async fn delete_objects(store: &ObjectStore, tenant: TenantId, id: TimelineId) -
     for base in bases {
         store.delete_all([layout::manifest(tenant, id, base)]).await?;
     }
+    failpoints::reach(failpoints::DELETION_BASES_GONE);
     let rest = store.list_all(&layout::timeline(tenant, id)).await?;
     store.delete_all(rest.into_iter().map(|info| info.key)).await
 }

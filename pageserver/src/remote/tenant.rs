@@ -16,7 +16,7 @@ use super::{
     layout,
     timeline::Fenced,
 };
-use crate::layer::desc::LayerName;
+use crate::{failpoints, layer::desc::LayerName};
 
 /// Longest claim that is read.
 const MAX_CLAIM_BYTES: u64 = 4096;
@@ -97,6 +97,7 @@ impl TenantStore {
                 Err(error) => return Err(error.into()),
             }
             tracing::info!(%tenant, %generation, "tenant claimed");
+            failpoints::reach(failpoints::ATTACH_CLAIMED);
             return Ok(Arc::new(TenantStore {
                 store: store.clone(),
                 tenant,

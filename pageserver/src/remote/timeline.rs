@@ -25,6 +25,7 @@ use super::{
     tenant::ConfirmError,
 };
 use crate::{
+    failpoints,
     layer::{desc::LayerName, stored::StoredLayer},
     manifest::{Edit, Manifest},
 };
@@ -195,6 +196,7 @@ impl TimelineStore {
     ) -> Result<(Self, Manifest), AttachError> {
         let place = LogPlace { generation: tenant.generation, sequence: 0 };
         tenant.store.put_new(&layout::manifest(tenant.tenant, timeline, place), manifest.encode()).await?;
+        failpoints::reach(failpoints::ATTACH_BASE_WRITTEN);
         tenant.confirm().await.map_err(|error| match error {
             ConfirmError::Fenced(fenced) => fenced.into(),
             ConfirmError::Unknown(error) => error,
@@ -335,9 +337,11 @@ impl TimelineStore {
         }
         let uploads = layers.into_iter().map(|(key, path, store)| async move { store.upload(&key, &path).await });
         stream::iter(uploads).buffer_unordered(PARALLEL_UPLOADS).try_collect::<()>().await?;
+        failpoints::reach(failpoints::UPLOAD_LAYERS_DONE);
         for item in batch {
             store.put_new(&layout::manifest(tenant, timeline, item.place), item.bytes.clone()).await?;
         }
+        failpoints::reach(failpoints::UPLOAD_EDITS_DONE);
         self.0.tenant.confirm().await.map_err(|error| match error {
             ConfirmError::Fenced(fenced) => Failure::Final(fenced.into()),
             ConfirmError::Unknown(error) => Failure::Passing(error.to_string()),
@@ -347,7 +351,9 @@ impl TimelineStore {
     /// What a durable and confirmed batch allows.
     async fn settle(&self, batch: &[Arc<Item>]) {
         let Some(last) = batch.last() else { return };
+        failpoints::reach(failpoints::UPLOAD_CONFIRMED);
         self.0.remote_consistent.fetch_max(last.disk_consistent.0, Ordering::AcqRel);
+        failpoints::reach(failpoints::UPLOAD_ADVERTISED);
         let layers = || batch.iter().flat_map(|item| &item.layers);
         layers().for_each(|layer| layer.layer.file.mark_uploaded());
         let bytes: u64 = layers().map(|layer| layer.size_bytes).sum();
@@ -367,6 +373,7 @@ impl TimelineStore {
             self.0.runtime.spawn(delete_unread(self.store().clone(), gone));
         }
         if let Some(base) = batch.iter().rev().find(|item| item.place.is_base()) {
+            failpoints::reach(failpoints::MANIFEST_BASE_DURABLE);
             self.clear_log(base.place).await;
         }
     }
@@ -378,6 +385,7 @@ impl TimelineStore {
             let listed = self.store().list_all(&layout::manifests(tenant, timeline)).await?;
             let places = listed.iter().filter_map(|info| LogPlace::parse(info.key.rsplit('/').next()?));
             let keys = manifest_log::superfluous(places, base).into_iter();
+            failpoints::reach(failpoints::MANIFEST_LOG_LISTED);
             self.store().delete_all(keys.map(|place| layout::manifest(tenant, timeline, place))).await
         };
         if let Err(error) = cleared.await {
@@ -394,9 +402,11 @@ async fn delete_unread(store: ObjectStore, gone: Vec<(String, Weak<StoredLayer>)
         tick.tick().await;
     }
     let unread = gone.into_iter().filter(|(_, readers)| readers.strong_count() == 0).map(|(key, _)| key);
+    failpoints::reach(failpoints::LAYERS_BEFORE_DELETION);
     if let Err(error) = store.delete_all(unread).await {
         tracing::warn!(%error, "layers that are not needed stay in the object store; a check finds them");
     }
+    failpoints::reach(failpoints::LAYERS_DELETED);
 }
 
 impl Queue {

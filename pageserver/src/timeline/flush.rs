@@ -8,6 +8,7 @@ use ogel_ids::Lsn;
 
 use super::{Timeline, publish::NewLayer};
 use crate::{
+    failpoints,
     keyspace::{Key, KeyRange},
     layer::{
         VersionKind,
@@ -80,6 +81,7 @@ impl Timeline {
         let sealed = layer.sealed().expect("layers are sealed before they are frozen");
         let started = std::time::Instant::now();
         let mut files = Vec::new();
+        failpoints::reach(failpoints::FLUSH_BEGUN);
         if let Err(error) = self.make_room(&self.cut(layer, sealed.end)) {
             // Better a stack that is too long than WAL that cannot be taken.
             let error = format!("{error:#}");
@@ -95,7 +97,9 @@ impl Timeline {
             disk_consistent_lsn: sealed.end,
             logical_size_bytes: sealed.logical_size_bytes,
         };
+        failpoints::reach(failpoints::FLUSH_FILES_WRITTEN);
         self.publish(&edit, &files, Some(layer))?;
+        failpoints::reach(failpoints::FLUSH_PUBLISHED);
         self.environment.open_bytes.fetch_sub(layer.size_bytes() as u64, Ordering::Relaxed);
         self.environment.metrics.flushed_bytes.inc_by(size_bytes);
         tracing::info!(

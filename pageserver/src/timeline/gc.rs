@@ -18,6 +18,7 @@ use crate::{
         Timestamp,
         commit_index::{Entry, Position, position_of},
     },
+    failpoints,
     manifest::Edit,
 };
 
@@ -68,7 +69,9 @@ impl Timeline {
         if to <= self.cutoff() {
             return Ok(());
         }
+        failpoints::reach(failpoints::GC_BEFORE_CUTOFF);
         self.publish(&Edit::Cutoff { lsn: to }, &[], None)?;
+        failpoints::reach(failpoints::GC_CUTOFF_PUBLISHED);
         tracing::debug!(tenant = %self.tenant, timeline = %self.id, cutoff = %to, "history below is given up");
         Ok(())
     }

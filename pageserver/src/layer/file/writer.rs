@@ -16,6 +16,7 @@ use super::{
     format::{BlockRef, Footer, HEADER_SIZE},
 };
 use crate::{
+    failpoints,
     keyspace::{KEY_SIZE, Key},
     layer::{VersionKind, tombstone::Tombstone},
 };
@@ -189,7 +190,9 @@ impl LayerFileWriter {
     pub fn finish(self, header: &LayerHeader) -> io::Result<Written> {
         let (out, written) = self.content.finish()?;
         let file = out.into_inner().map_err(io::IntoInnerError::into_error)?;
+        failpoints::reach(failpoints::LAYER_HALF_WRITTEN);
         file.write_all_at(&header.encode(), 0)?;
+        failpoints::reach(failpoints::LAYER_NOT_SYNCED);
         file.sync_all()?;
         durable_file::sync_parent(&self.path)?;
         Ok(written)

@@ -19,6 +19,7 @@ use super::{
     plan::{Job, LayerState, PartitionState, Reason, debt, depth_run, plan},
 };
 use crate::{
+    failpoints,
     keyspace::{Key, KeyRange},
     layer::{
         Io, LsnRange, VersionKind,
@@ -193,8 +194,10 @@ impl Timeline {
     ) -> anyhow::Result<()> {
         let removed = run.iter().map(|layer| layer.desc.name).collect();
         let edit = Edit::Replaced { partition: job.partition, removed, added: output.pieces };
+        failpoints::reach(failpoints::MERGE_FILES_DONE);
         self.publish(&edit, &output.files, None)
             .inspect_err(|_| output.files.iter().for_each(|file| file.condemn()))?;
+        failpoints::reach(failpoints::MERGE_PUBLISHED);
         self.image_requests.forget(output.keys);
         let read_bytes: u64 = run.iter().map(|layer| layer.desc.size_bytes).sum();
         let written_bytes: u64 = output.files.iter().map(|file| file.desc.size_bytes).sum();
@@ -351,6 +354,7 @@ impl Output<'_> {
         })?;
         self.pieces.push(Piece { start: keys.start, layer: Some(layer.desc.clone()) });
         self.files.push(layer);
+        failpoints::reach(failpoints::MERGE_FILE_DONE);
         Ok(())
     }
 
