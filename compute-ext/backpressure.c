@@ -5,10 +5,18 @@
  *
  * Reads wait until the page server has ingested the WAL they depend on, so
  * its lag becomes everybody's latency; and WAL that the quorum has not taken
- * stays on this server's disk.  Writers therefore wait in the callbacks that
- * extend relations and write pages while the distance between the insert
- * position and the position the page server has applied exceeds
- * ogel.max_apply_lag.
+ * stays on this server's disk.  The lag is the distance between the insert
+ * position and the position the page server has applied.
+ *
+ * From an eighth of ogel.max_apply_lag on, a process pauses in proportion to
+ * the WAL it has written itself, the longer per byte the greater the lag: the
+ * lag settles where WAL is written as fast as it is applied, and a small
+ * transaction beside a bulk load pays for its own bytes only.  At
+ * ogel.max_apply_lag everybody who writes waits.
+ *
+ * The places: the callbacks that extend relations and write pages, and the
+ * start of each statement of a process that has written WAL, since changes
+ * of pages that stay in memory pass by those callbacks.
  *
  * The applied position is what the supervisor reports as "apply" through its
  * walsender.  While none is attached, WAL goes nowhere: the last report
@@ -27,6 +35,8 @@
 
 #include "access/xlog.h"
 #include "backpressure.h"
+#include "executor/executor.h"
+#include "executor/instrument.h"
 #include "guc.h"
 #include "interrupts.h"
 #include "miscadmin.h"
@@ -35,11 +45,18 @@
 #include "replication/walsender_private.h"
 #include "storage/shmem.h"
 #include "utils/timestamp.h"
-#include "utils/wait_event.h"
+#include "waits.h"
 
 #define POLL_INTERVAL_MS	10
 #define LOG_AFTER_MS		10000
 #define LONGEST_WAIT_UNDER_LOCK_MS	1000
+
+/* Pauses begin at this part of the largest lag */
+#define PAUSES_BEGIN_AT		0.125
+/* Just below the largest lag a process may write 1 MB of WAL per second */
+#define LONGEST_PAUSE_US_PER_BYTE	1.0
+#define SHORTEST_PAUSE_US	1000
+#define LONGEST_PAUSE_US	100000
 
 typedef struct Backpressure
 {
@@ -47,6 +64,7 @@ typedef struct Backpressure
 } Backpressure;
 
 static Backpressure *shared = NULL;
+static ExecutorStart_hook_type next_executor_start = NULL;
 
 Size
 backpressure_shmem_size(void)
@@ -86,15 +104,32 @@ refresh_applied(void)
 	return Max(known, applied);
 }
 
-static bool
-too_far_ahead(void)
+XLogRecPtr
+backpressure_applied(void)
 {
-	uint64		limit = (uint64) ogel_max_apply_lag * 1024 * 1024;
-	XLogRecPtr	inserted = GetXLogInsertRecPtr();
+	return refresh_applied();
+}
 
-	if (inserted <= pg_atomic_read_u64(&shared->applied) + limit)
-		return false;
-	return inserted > refresh_applied() + limit;
+uint64
+backpressure_limit(void)
+{
+	return (uint64) ogel_max_apply_lag * 1024 * 1024;
+}
+
+/*
+ * The lag as a part of the largest one.  What was heard last is looked up
+ * only when it would matter.
+ */
+static double
+relative_lag(void)
+{
+	double		limit = (double) backpressure_limit();
+	XLogRecPtr	inserted = GetXLogInsertRecPtr();
+	XLogRecPtr	applied = pg_atomic_read_u64(&shared->applied);
+
+	if (inserted > applied && (inserted - applied) / limit > PAUSES_BEGIN_AT)
+		applied = refresh_applied();
+	return inserted > applied ? (inserted - applied) / limit : 0;
 }
 
 static bool
@@ -106,22 +141,16 @@ must_not_wait(void)
 		RecoveryInProgress() || !interrupts_may_raise();
 }
 
-void
-backpressure_wait(void)
+/* Waits until the lag is below the largest one. */
+static void
+wait_for_page_server(void)
 {
-	static uint32 wait_event = 0;
-	TimestampTz since;
+	TimestampTz since = GetCurrentTimestamp();
 	bool		logged = false;
 
-	if (must_not_wait() || !too_far_ahead())
-		return;
-
-	if (wait_event == 0)
-		wait_event = WaitEventExtensionNew("OgelBackpressure");
-	since = GetCurrentTimestamp();
 	do
 	{
-		interrupts_sleep(POLL_INTERVAL_MS, wait_event);
+		interrupts_sleep(POLL_INTERVAL_MS, wait_event_of(WAIT_BACKPRESSURE));
 		if (InterruptHoldoffCount > 0 &&
 			TimestampDifferenceExceeds(since, GetCurrentTimestamp(), LONGEST_WAIT_UNDER_LOCK_MS))
 			break;
@@ -136,5 +165,65 @@ backpressure_wait(void)
 							   LSN_FORMAT_ARGS(GetXLogInsertRecPtr())),
 					 errhint("Check the safekeepers and the page server.")));
 		}
-	} while (too_far_ahead());
+	} while (relative_lag() >= 1);
+}
+
+/* Called where this process is about to write WAL, or has done so. */
+void
+backpressure_wait(void)
+{
+	static uint64 accounted = 0;	/* of this process's WAL, bytes */
+	static double owed_us = 0;
+	uint64		written = pgWalUsage.wal_bytes - accounted;
+	double		lag;
+	instr_time	begin;
+
+	if (must_not_wait())
+		return;
+	accounted = pgWalUsage.wal_bytes;
+	lag = relative_lag();
+	if (lag <= PAUSES_BEGIN_AT)
+	{
+		owed_us = 0;
+		return;
+	}
+
+	INSTR_TIME_SET_CURRENT(begin);
+	if (lag >= 1)
+		wait_for_page_server();
+	else
+	{
+		double		excess = (lag - PAUSES_BEGIN_AT) / (1 - PAUSES_BEGIN_AT);
+
+		owed_us += LONGEST_PAUSE_US_PER_BYTE * excess * excess * written;
+		if (owed_us < SHORTEST_PAUSE_US)
+			return;
+		interrupts_sleep(Min(owed_us, LONGEST_PAUSE_US) / 1000, wait_event_of(WAIT_BACKPRESSURE));
+	}
+	owed_us = 0;
+	counters_wait(WAIT_BACKPRESSURE, microseconds_since(begin));
+}
+
+/* Before a statement that writes, or follows one that has written. */
+static void
+executor_start(QueryDesc *queryDesc, int eflags)
+{
+	static uint64 seen = 0;
+
+	if (queryDesc->operation != CMD_SELECT || pgWalUsage.wal_bytes != seen)
+	{
+		seen = pgWalUsage.wal_bytes;
+		backpressure_wait();
+	}
+	if (next_executor_start)
+		next_executor_start(queryDesc, eflags);
+	else
+		standard_ExecutorStart(queryDesc, eflags);
+}
+
+void
+backpressure_install(void)
+{
+	next_executor_start = ExecutorStart_hook;
+	ExecutorStart_hook = executor_start;
 }

@@ -43,6 +43,7 @@
 
 #include "access/xlog.h"
 #include "common/hashfn.h"
+#include "counters.h"
 #include "file_cache.h"
 #include "guc.h"
 #include "lwlsn.h"
@@ -415,6 +416,7 @@ file_cache_read(const RelFork *key, BlockNumber blocknum, void *page)
 	if (good)
 	{
 		pg_atomic_fetch_add_u64(&table->hits, 1);
+		counters_file_cache_hit();
 		return true;
 	}
 	pg_atomic_fetch_add_u64(&table->misses, 1);

@@ -15,9 +15,12 @@
 #include "access/xlog.h"
 #include "access/xlog_internal.h"
 #include "backpressure.h"
+#include "counters.h"
+#include "explain.h"
 #include "file_cache.h"
 #include "fmgr.h"
 #include "guc.h"
+#include "index_prefetch.h"
 #include "local_pages.h"
 #include "lwlsn.h"
 #include "miscadmin.h"
@@ -118,6 +121,7 @@ shmem_request(void)
 	RequestAddinShmemSpace(local_pages_shmem_size());
 	RequestAddinShmemSpace(backpressure_shmem_size());
 	RequestAddinShmemSpace(file_cache_shmem_size());
+	RequestAddinShmemSpace(counters_shmem_size());
 	relsize_shmem_request();
 	file_cache_shmem_request();
 }
@@ -138,6 +142,7 @@ shmem_startup(void)
 	local_pages_shmem_init();
 	backpressure_shmem_init();
 	file_cache_shmem_init();
+	counters_shmem_init();
 	LWLockRelease(AddinShmemInitLock);
 }
 
@@ -164,4 +169,7 @@ _PG_init(void)
 	shmem_startup_hook = shmem_startup;
 	ogel_smgr_install();
 	utility_install();
+	backpressure_install();
+	explain_install();
+	index_prefetch_install();
 }

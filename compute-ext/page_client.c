@@ -29,6 +29,7 @@
 #include "page_protocol.h"
 #include "readahead.h"
 #include "utils/timestamp.h"
+#include "waits.h"
 
 #define FIRST_PAUSE_MS	10
 #define LONGEST_PAUSE_MS	1000
@@ -87,8 +88,11 @@ static void
 pause_before_retry(Outage *outage)
 {
 	int			jitter = (int) pg_prng_uint64_range(&pg_global_prng_state, 0, outage->pause_ms / 2);
+	instr_time	begin;
 
-	interrupts_sleep(outage->pause_ms + jitter, page_retry_wait_event());
+	INSTR_TIME_SET_CURRENT(begin);
+	interrupts_sleep(outage->pause_ms + jitter, wait_event_of(WAIT_RETRY));
+	counters_wait(WAIT_RETRY, microseconds_since(begin));
 	interrupts_check();
 	outage->pause_ms = Min(outage->pause_ms * 2, LONGEST_PAUSE_MS);
 }
@@ -140,11 +144,11 @@ report_refusal(const PageRequest *request, const PageAnswer *answer, const char 
 
 /* Receives and decodes one answer.  False when the connection broke. */
 static bool
-receive(PageAnswer *answer, char **message)
+receive(PageAnswer *answer, char **message, WaitKind kind)
 {
 	int			size;
 
-	if (!page_connection_receive(message, &size))
+	if (!page_connection_receive(message, &size, kind))
 		return false;
 	if (page_answer_decode(*message, size, answer))
 		return true;
@@ -164,6 +168,21 @@ answers(const PageAnswer *answer, const PageRequest *request)
 }
 
 /*
+ * An answer that nobody waits for.  False when it answers no question: then
+ * whatever follows on this connection is not to be trusted either.
+ */
+static bool
+take_prefetched(const PageAnswer *answer, char *message)
+{
+	bool		asked = readahead_answer(answer);
+
+	PQfreemem(message);
+	if (!asked)
+		page_connection_close("the answer belongs to no request");
+	return asked;
+}
+
+/*
  * One attempt.  False when the connection broke.  The answer points into
  * *message.  Answers to earlier requests of the readahead come first.
  */
@@ -172,17 +191,18 @@ attempt(const PageRequest *request, PageAnswer *answer, char **message)
 {
 	char		buffer[PAGE_REQUEST_MAX_SIZE];
 	int			size = page_request_encode(request, buffer);
+	WaitKind	wait = request->tag == PAGE_TAG_GET_PAGES ? WAIT_PAGE_READ : WAIT_SIZE;
 
-	if (!page_connection_open() || !page_connection_send(buffer, size, true))
+	if (!page_connection_open() || !page_connection_send(buffer, size, true, wait))
 		return false;
 	for (;;)
 	{
-		if (!receive(answer, message))
+		if (!receive(answer, message, wait))
 			return false;
 		if (answer->id == request->id)
 			break;
-		readahead_answer(answer);
-		PQfreemem(*message);
+		if (!take_prefetched(answer, *message))
+			return false;
 	}
 	page_connection_answered();
 	if (answers(answer, request))
@@ -206,7 +226,10 @@ page_client_prefetch(const RelFork *key, const BlockNumber *blocks, int nblocks,
 	request.not_modified_since = not_modified_since;
 	request.blocks = blocks;
 	request.nblocks = nblocks;
-	return page_connection_send(buffer, page_request_encode(&request, buffer), false);
+	if (!page_connection_send(buffer, page_request_encode(&request, buffer), false, WAIT_PREFETCH))
+		return false;
+	counters_sent(REQUEST_PREFETCH, nblocks);
+	return true;
 }
 
 bool
@@ -215,11 +238,9 @@ page_client_receive_prefetched(void)
 	PageAnswer	answer;
 	char	   *message;
 
-	if (!page_connection_ready() || !receive(&answer, &message))
+	if (!page_connection_ready() || !receive(&answer, &message, WAIT_PREFETCH))
 		return false;
-	readahead_answer(&answer);
-	PQfreemem(message);
-	return true;
+	return take_prefetched(&answer, message);
 }
 
 /*
@@ -262,9 +283,14 @@ handle_error(const PageRequest *request, const PageAnswer *answer, char *message
 static char *
 ask(PageRequest *request, PageAnswer *answer)
 {
+	RequestKind kind = request->tag == PAGE_TAG_GET_PAGES ? REQUEST_PAGES :
+		request->tag == PAGE_TAG_NBLOCKS ? REQUEST_SIZE : REQUEST_DATABASE_SIZE;
 	Outage		outage = {0};
 	char	   *message;
+	instr_time	begin;
 
+	INSTR_TIME_SET_CURRENT(begin);
+	counters_sent(kind, request->nblocks);
 	request->request_lsn = newest_lsn(request->not_modified_since);
 
 	for (;;)
@@ -278,8 +304,10 @@ ask(PageRequest *request, PageAnswer *answer)
 		}
 		else
 			note_trouble(&outage, page_connection_failure());
+		counters_retry(kind);
 		pause_before_retry(&outage);
 	}
+	counters_answered(kind, request->nblocks, microseconds_since(begin));
 	note_recovery(&outage);
 	return message;
 }

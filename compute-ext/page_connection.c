@@ -29,7 +29,7 @@
 #include "storage/latch.h"
 #include "utils/memutils.h"
 #include "utils/timestamp.h"
-#include "utils/wait_event.h"
+#include "waits.h"
 
 #define CONNECT_TIMEOUT_MS	10000
 
@@ -42,36 +42,6 @@ static bool answer_pending = false; /* somebody waits, or waited, for one */
 static uint64 connection_number = 1;
 static uint32 address_generation;
 static char failure[512];
-
-static uint32
-connect_wait_event(void)
-{
-	static uint32 event = 0;
-
-	if (event == 0)
-		event = WaitEventExtensionNew("OgelPageServerConnect");
-	return event;
-}
-
-static uint32
-request_wait_event(void)
-{
-	static uint32 event = 0;
-
-	if (event == 0)
-		event = WaitEventExtensionNew("OgelPageServerRead");
-	return event;
-}
-
-uint32
-page_retry_wait_event(void)
-{
-	static uint32 event = 0;
-
-	if (event == 0)
-		event = WaitEventExtensionNew("OgelPageServerRetry");
-	return event;
-}
 
 const char *
 page_connection_failure(void)
@@ -127,8 +97,10 @@ close_at_exit(int code, Datum arg)
  * handled on the way.
  */
 static bool
-wait_for_socket(uint32 events, TimestampTz deadline, uint32 wait_event)
+wait_for_socket(uint32 events, TimestampTz deadline, WaitKind kind)
 {
+	uint32		wait_event = wait_event_of(kind);
+
 	for (;;)
 	{
 		long		timeout = TimestampDifferenceMilliseconds(GetCurrentTimestamp(), deadline);
@@ -199,7 +171,7 @@ establish(TimestampTz deadline)
 		if (status == PGRES_POLLING_FAILED)
 			return fail();
 		if (!wait_for_socket(status == PGRES_POLLING_READING ? WL_SOCKET_READABLE : WL_SOCKET_WRITEABLE,
-							 deadline, connect_wait_event()))
+							 deadline, WAIT_CONNECT))
 		{
 			page_connection_close("timeout while connecting");
 			return false;
@@ -212,13 +184,13 @@ establish(TimestampTz deadline)
 
 /* Sends what libpq has buffered, reading meanwhile so that neither blocks. */
 static bool
-flush_output(TimestampTz deadline, uint32 wait_event)
+flush_output(TimestampTz deadline, WaitKind kind)
 {
 	int			rest;
 
 	while ((rest = PQflush(conn)) > 0)
 	{
-		if (!wait_for_socket(WL_SOCKET_READABLE | WL_SOCKET_WRITEABLE, deadline, wait_event))
+		if (!wait_for_socket(WL_SOCKET_READABLE | WL_SOCKET_WRITEABLE, deadline, kind))
 		{
 			page_connection_close("timeout while sending");
 			return false;
@@ -240,11 +212,11 @@ start_stream(TimestampTz deadline)
 			 PAGE_PROTOCOL_VERSION, ogel_tenant, ogel_timeline, ogel_term);
 	if (!PQsendQuery(conn, command))
 		return fail();
-	if (!flush_output(deadline, connect_wait_event()))
+	if (!flush_output(deadline, WAIT_CONNECT))
 		return false;
 	while (PQisBusy(conn))
 	{
-		if (!wait_for_socket(WL_SOCKET_READABLE, deadline, connect_wait_event()))
+		if (!wait_for_socket(WL_SOCKET_READABLE, deadline, WAIT_CONNECT))
 		{
 			page_connection_close("timeout while starting the page stream");
 			return false;
@@ -285,6 +257,8 @@ page_connection_open(void)
 {
 	static bool registered = false;
 	TimestampTz deadline;
+	instr_time	begin;
+	bool		connected;
 
 	if (page_connection_ready())
 		return true;
@@ -295,8 +269,11 @@ page_connection_open(void)
 		on_proc_exit(close_at_exit, (Datum) 0);
 		registered = true;
 	}
+	INSTR_TIME_SET_CURRENT(begin);
 	deadline = deadline_in(CONNECT_TIMEOUT_MS);
-	if (!establish(deadline) || !start_stream(deadline))
+	connected = establish(deadline) && start_stream(deadline);
+	counters_wait(WAIT_CONNECT, microseconds_since(begin));
+	if (!connected)
 		return false;
 
 	wait_set = CreateWaitEventSet(NULL, 3);
@@ -309,23 +286,29 @@ page_connection_open(void)
 
 /* Sends one request. */
 bool
-page_connection_send(const char *message, int size, bool answer_awaited)
+page_connection_send(const char *message, int size, bool answer_awaited, WaitKind kind)
 {
 	answer_pending = answer_awaited;
 	if (PQputCopyData(conn, message, size) <= 0)
 		return fail();
-	return flush_output(deadline_in(ogel_request_timeout), request_wait_event());
+	return flush_output(deadline_in(ogel_request_timeout), kind);
 }
 
 /* Receives one answer; the caller frees it with PQfreemem(). */
 bool
-page_connection_receive(char **message, int *size)
+page_connection_receive(char **message, int *size, WaitKind kind)
 {
-	TimestampTz deadline = deadline_in(ogel_request_timeout);
+	TimestampTz deadline = 0;
+	instr_time	begin;
 
 	while ((*size = PQgetCopyData(conn, message, 1)) == 0)
 	{
-		if (!wait_for_socket(WL_SOCKET_READABLE, deadline, request_wait_event()))
+		if (deadline == 0)
+		{
+			deadline = deadline_in(ogel_request_timeout);
+			INSTR_TIME_SET_CURRENT(begin);
+		}
+		if (!wait_for_socket(WL_SOCKET_READABLE, deadline, kind))
 		{
 			page_connection_close("no answer within ogel.request_timeout");
 			return false;
@@ -333,6 +316,8 @@ page_connection_receive(char **message, int *size)
 		if (!PQconsumeInput(conn))
 			return fail();
 	}
+	if (deadline != 0)
+		counters_wait(kind, microseconds_since(begin));
 	if (*size > 0)
 		return true;
 	if (*size == -1)

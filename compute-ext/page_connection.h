@@ -8,13 +8,16 @@
 #ifndef OGEL_PAGE_CONNECTION_H
 #define OGEL_PAGE_CONNECTION_H
 
+#include "waits.h"
+
 /*
  * Each returns false when the connection is lost; page_connection_failure()
  * then says why.  None throws, except for interrupts.
  */
 extern bool page_connection_open(void);
-extern bool page_connection_send(const char *message, int size, bool answer_awaited);
-extern bool page_connection_receive(char **message, int *size);
+extern bool page_connection_send(const char *message, int size, bool answer_awaited,
+								 WaitKind kind);
+extern bool page_connection_receive(char **message, int *size, WaitKind kind);
 
 extern void page_connection_close(const char *reason);
 extern const char *page_connection_failure(void);
@@ -25,7 +28,5 @@ extern void page_connection_answered(void);
 /* can requests be sent right now?  Which connection is it, counted? */
 extern bool page_connection_ready(void);
 extern uint64 page_connection_number(void);
-
-extern uint32 page_retry_wait_event(void);
 
 #endif							/* OGEL_PAGE_CONNECTION_H */

@@ -23,7 +23,10 @@
  */
 #include "postgres.h"
 
+#include "access/parallel.h"
+#include "access/xact.h"
 #include "access/xlog.h"
+#include "counters.h"
 #include "file_cache.h"
 #include "guc.h"
 #include "lwlsn.h"
@@ -31,6 +34,7 @@
 #include "page_connection.h"
 #include "readahead.h"
 #include "storage/bufmgr.h"
+#include "storage/ipc.h"
 #include "utils/memutils.h"
 
 #define NSLOTS			256		/* 2 MB, allocated at first use */
@@ -59,10 +63,12 @@ typedef struct Slot
 	int			position;		/* among the pages of the answer */
 } Slot;
 
-/* A sequence of reads.  next <= ahead */
+/* A sequence of reads.  run <= next <= ahead */
 typedef struct Stream
 {
 	RelFork		key;
+	BlockNumber run;			/* where reads without a gap began */
+	BlockNumber chunk;			/* length of such runs in a parallel scan, 0 = not known */
 	BlockNumber next;			/* where the next read is expected */
 	BlockNumber ahead;			/* asked for up to here */
 	int			window;			/* blocks, 0 = not a sequence yet */
@@ -89,6 +95,24 @@ release(Slot *slot)
 	slot->state = SLOT_FREE;
 }
 
+/* The slot goes without having been of use. */
+static void
+waste(Slot *slot)
+{
+	if (slot->state == SLOT_IN_FLIGHT)
+		counters_prefetch()->failed++;
+	else if (slot->state == SLOT_READY)
+		counters_prefetch()->unused++;
+	release(slot);
+}
+
+static void
+waste_all(int code, Datum arg)
+{
+	for (int i = 0; i < NSLOTS; i++)
+		waste(&slots[i]);
+}
+
 static char *
 page_of(const Slot *slot)
 {
@@ -108,7 +132,7 @@ find_slot(const RelFork *key, BlockNumber blocknum)
 			memcmp(&slot->key, key, sizeof(RelFork)) != 0)
 			continue;
 		if (slot->state == SLOT_IN_FLIGHT && slot->connection != page_connection_number())
-			release(slot);
+			waste(slot);
 		else
 			return slot;
 	}
@@ -124,7 +148,7 @@ recycle_slot(void)
 	if (slot->state == SLOT_IN_FLIGHT && slot->connection == page_connection_number())
 		return NULL;
 	next_slot = (next_slot + 1) % NSLOTS;
-	release(slot);
+	waste(slot);
 	return slot;
 }
 
@@ -143,7 +167,10 @@ send_batch(void)
 		return;
 	}
 	if (slot_pages == NULL)
+	{
 		slot_pages = MemoryContextAlloc(TopMemoryContext, (Size) NSLOTS * BLCKSZ);
+		on_shmem_exit(waste_all, (Datum) 0);
+	}
 	while (count < nbatch && (taken[count] = recycle_slot()) != NULL)
 		count++;
 	nbatch = 0;
@@ -164,6 +191,13 @@ send_batch(void)
 		taken[i]->position = i;
 	}
 	nused += count;
+	counters_prefetch()->issued += count;
+}
+
+void
+readahead_send(void)
+{
+	send_batch();
 }
 
 /* The block will be needed soon. */
@@ -184,16 +218,22 @@ readahead_want(const RelFork *key, BlockNumber blocknum)
 		send_batch();
 }
 
-/* Called for every answer that nobody waits for. */
-void
+/*
+ * Called for every answer that nobody waits for.  False when it was not asked
+ * for on this connection.
+ */
+bool
 readahead_answer(const PageAnswer *answer)
 {
+	bool		asked = false;
+
 	for (int i = 0; i < NSLOTS; i++)
 	{
 		Slot	   *slot = &slots[i];
 
 		if (slot->state != SLOT_IN_FLIGHT || slot->request_id != answer->id)
 			continue;
+		asked = true;
 		if (answer->tag == PAGE_ANSWER_TAG(PAGE_TAG_GET_PAGES) &&
 			slot->position < answer->nblocks)
 		{
@@ -201,8 +241,9 @@ readahead_answer(const PageAnswer *answer)
 			slot->state = SLOT_READY;
 		}
 		else
-			release(slot);		/* the read itself will meet the error */
+			waste(slot);		/* the read itself will meet the error */
 	}
+	return asked;
 }
 
 /*
@@ -228,8 +269,11 @@ readahead_take(const RelFork *key, BlockNumber blocknum, void *page)
 	if (usable)
 	{
 		memcpy(page, page_of(slot), BLCKSZ);
+		counters_prefetch_used();
 		file_cache_write_answer(key, blocknum, page, slot->not_modified_since);
 	}
+	else
+		counters_prefetch()->stale++;
 	release(slot);
 	return usable;
 }
@@ -252,6 +296,34 @@ find_stream(const RelFork *key)
 }
 
 /*
+ * The processes of a parallel scan take chunks of the table in turn.  What
+ * lies behind the end of a chunk is another's, and asking for it would be in
+ * vain, so the length of the chunks is learned: the shortest run seen since
+ * the scan began.  Two chunks in a row look like a longer one.  Runs shorter
+ * than the first window teach nothing: small tables go in chunks of a few
+ * blocks, and there pages asked for twice are better than round trips.
+ *
+ * Is the length known?  Then all of the chunk may be asked for.
+ */
+static bool
+enter_chunk(Stream *stream, BlockNumber begin)
+{
+	BlockNumber length;
+
+	if (stream->next == begin && begin != stream->run)
+		return stream->chunk > 0 && begin < stream->run + stream->chunk;
+	length = stream->next - stream->run;
+	if (stream->next == InvalidBlockNumber || begin < stream->run)
+		stream->chunk = 0;		/* another scan */
+	else if (length >= FIRST_WINDOW)
+		stream->chunk = stream->chunk == 0 ? length : Min(stream->chunk, length);
+	stream->run = begin;
+	if (stream->chunk > 0)
+		stream->ahead = begin;
+	return stream->chunk > 0;
+}
+
+/*
  * Blocks [begin, end) are about to be read.  If they continue a sequence,
  * asks for what follows, up to block limit (not included).  Blocks in the
  * buffer pool are left out.
@@ -263,20 +335,28 @@ readahead_advance(SMgrRelation reln, ForkNumber forknum,
 	RelFork		key = relfork_make(reln->smgr_rlocator.locator, forknum);
 	Stream	   *stream;
 	BlockNumber target;
+	bool		chunked = false;
 
 	if (ogel_readahead == 0 || RecoveryInProgress() || forknum != MAIN_FORKNUM)
 		return;
 
 	stream = find_stream(&key);
-	if (stream->next == InvalidBlockNumber || begin < stream->next ||
-		begin - stream->next > LARGEST_GAP)
+	if (IsParallelWorker() || IsInParallelMode())
+		chunked = enter_chunk(stream, begin);
+	else
+		stream->run = end;
+	if (chunked)
+		limit = Min(limit, stream->run + stream->chunk);
+	if (!chunked &&
+		(stream->next == InvalidBlockNumber || begin < stream->next ||
+		 begin - stream->next > LARGEST_GAP))
 	{
 		stream->next = stream->ahead = end;
 		stream->window = 0;
 		return;
 	}
 	stream->next = end;
-	stream->window = Min(Max(stream->window * 2, FIRST_WINDOW), ogel_readahead);
+	stream->window = chunked ? ogel_readahead : Min(Max(stream->window * 2, FIRST_WINDOW), ogel_readahead);
 	stream->ahead = Max(stream->ahead, end);
 
 	target = limit > end ? Min(limit - end, stream->window) + end : end;

@@ -13,9 +13,13 @@
 #include "storage/smgr.h"
 
 extern void readahead_want(const RelFork *key, BlockNumber blocknum);
+
+/* sends what is wanted so far, which a take would do too */
+extern void readahead_send(void);
+
 extern bool readahead_take(const RelFork *key, BlockNumber blocknum, void *page);
 extern void readahead_advance(SMgrRelation reln, ForkNumber forknum,
 							  BlockNumber begin, BlockNumber end, BlockNumber limit);
-extern void readahead_answer(const PageAnswer *answer);
+extern bool readahead_answer(const PageAnswer *answer);
 
 #endif							/* OGEL_READAHEAD_H */

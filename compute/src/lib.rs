@@ -30,5 +30,6 @@ pub mod postgres;
 pub mod preflight;
 pub mod propose;
 pub mod start_checkpoint;
+pub mod status_file;
 pub mod stop;
 pub mod supervisor;

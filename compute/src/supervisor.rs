@@ -17,6 +17,7 @@ use crate::{
         run_user::RunUser,
     },
     propose::{Progress, Reign, ReignEnd, ReignSpec},
+    status_file::StatusFile,
     stop::{Stop, StopMode},
 };
 
@@ -171,6 +172,13 @@ impl Supervisor {
         let startup = self.board.startup();
         tracing::info!(total_ms = startup.total_ms, pid = postmaster.pid(), "Postgres accepts connections");
         let mut log_checks = tokio::time::interval(LOG_CHECK);
+        let status_file = StatusFile {
+            pgdata: starter.life.pgdata.clone(),
+            run_user: self.run_user,
+            progress: self.progress.clone(),
+            nodes: starter.reign.nodes_query(),
+        };
+        let mut status_file = std::pin::pin!(status_file.keep());
         loop {
             tokio::select! {
                 status = postmaster.wait() => {
@@ -180,6 +188,7 @@ impl Supervisor {
                     });
                 }
                 () = self.stop.wait(StopMode::Fast) => return self.stop_fast(postmaster).await,
+                () = &mut status_file => {}
                 _ = log_checks.tick() => {
                     if let Err(error) = self.data_dir.rotate_log() {
                         tracing::warn!(%error, "Postgres' log cannot be put aside");

@@ -92,6 +92,16 @@ impl Progress {
         Lsn(self.last_record_lsn.get())
     }
 
+    /// End of the WAL in the pageserver's fsynced layers, as far as heard.
+    pub fn disk_consistent_lsn(&self) -> Lsn {
+        Lsn(self.disk_consistent_lsn.get())
+    }
+
+    /// End of the WAL whose layers are in the object store, as far as heard.
+    pub fn remote_consistent_lsn(&self) -> Lsn {
+        Lsn(self.remote_consistent_lsn.get())
+    }
+
     pub(super) fn set_elected_after(&self, time: Duration) {
         self.election_seconds.set(time.as_secs_f64());
     }
