@@ -298,3 +298,23 @@ fn acknowledged_wal_that_nobody_has_stops_everything() {
     let actions = proposer.handle(ProposerEvent::Message(NodeId(2), AcceptorMessage::Vote(best)));
     assert!(matches!(actions[..], [ProposerAction::Failed { .. }]), "{actions:?}");
 }
+
+#[test]
+fn an_answer_to_an_older_campaign_does_not_hide_that_a_link_has_died() {
+    let mut p = Proposer::new(config());
+    greet(&mut p, 1, 5);
+    greet(&mut p, 2, 5);
+    p.handle(ProposerEvent::NewCandidate(candidate(1)));
+    vote(&mut p, 1, 6, 9, false, 1100);
+    let silence_ms = config().silence_ms;
+    // The campaign was refused: the next asks both again.
+    vote(&mut p, 1, 6, 1, false, 1100);
+    p.handle(ProposerEvent::Tick { now_ms: 1_000 });
+    let again = p.handle(ProposerEvent::NewCandidate(candidate(2)));
+    assert_eq!(requested(&again), [(1, Term(7), candidate(2)), (2, Term(7), candidate(2))]);
+    // Now node 2 answers the first, and is never heard of again.
+    vote(&mut p, 2, 6, 1, false, 1100);
+    let left = p.handle(ProposerEvent::Tick { now_ms: 1_000 + silence_ms });
+    let is_left = |n: u64| left.iter().any(|a| matches!(a, ProposerAction::Disconnect { node, .. } if node.0 == n));
+    assert!(is_left(1) && is_left(2), "{left:?}");
+}

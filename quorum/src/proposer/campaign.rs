@@ -9,7 +9,7 @@ use crate::{AcceptorGreeting, Elected, Member, ProposerMessage, Vote, VoteReques
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Campaign {
     pub(super) term: Term,
-    candidate: CandidateId,
+    pub(super) candidate: CandidateId,
     /// When to try a higher term, once somebody has refused this one.
     retry_at_ms: Option<u64>,
 }

@@ -25,7 +25,7 @@ use campaign::Campaign;
 pub use config::ProposerConfig;
 pub use event::{NodeState, NodeStatus, ProposerAction, ProposerEvent, Victory};
 use node::Node;
-use ogel_ids::{Lsn, NodeId, Term};
+use ogel_ids::{CandidateId, Lsn, NodeId, Term};
 use stream::Leader;
 
 use crate::{
@@ -147,6 +147,15 @@ impl Proposer {
         }
     }
 
+    /// Of the campaign that runs, or was won.
+    fn candidate(&self) -> Option<CandidateId> {
+        match &self.phase {
+            Phase::Campaigning(campaign) => Some(campaign.candidate),
+            Phase::Leading(leader) => Some(leader.candidate),
+            _ => None,
+        }
+    }
+
     fn on_connected(&mut self, id: NodeId) {
         let node = self.nodes.entry(id).or_insert_with(Node::new);
         node.disconnected(NodeState::Greeting);
@@ -168,11 +177,19 @@ impl Proposer {
     }
 
     fn on_message(&mut self, id: NodeId, message: AcceptorMessage) {
+        let candidate = self.candidate();
         let Some(node) = self.nodes.get_mut(&id) else { return };
-        if matches!(node.state, NodeState::Disconnected | NodeState::Unusable) {
-            return;
+        // What answers something older leaves the newest question open: else a link that dies now would never be given up.
+        let answers = match (&message, node.state) {
+            (_, NodeState::Disconnected | NodeState::Unusable) => return,
+            (AcceptorMessage::Greeting(_), state) => state == NodeState::Greeting,
+            (AcceptorMessage::Vote(vote), state) => state == NodeState::Voting && candidate == Some(vote.candidate),
+            (AcceptorMessage::AppendAnswer(_), state) => !matches!(state, NodeState::Greeting | NodeState::Voting),
+            (AcceptorMessage::Refused(_), _) => true,
+        };
+        if answers {
+            node.owes_since_ms = None;
         }
-        node.owes_since_ms = None;
         match message {
             AcceptorMessage::Greeting(greeting) => self.on_greeting(id, greeting),
             AcceptorMessage::Vote(vote) => self.on_vote(id, vote),
