@@ -20,6 +20,7 @@ import sys
 import tempfile
 import threading
 import time
+from collections import Counter
 from pathlib import Path
 
 import psycopg
@@ -92,9 +93,34 @@ def pgbench(url: str, *args: str) -> str:
     return done.stdout
 
 
-def tps(url: str, clients: int, seconds: int) -> float:
+def tps(url: str, clients: int, seconds: int, folder: Path, costs: Counter[str]) -> float:
+    """Transactions per second; adds the processor time, and under "" the transactions, to `costs`."""
+    before = processor_us(folder)
     out = pgbench(url, "-n", "-M", "prepared", "-c", str(clients), "-j", str(min(clients, 2)), "-T", str(seconds))
+    costs.update(processor_us(folder) - before)
+    costs[""] += int(re.search(r"actually processed: (\d+)", out).group(1))
     return float(re.search(r"tps = ([\d.]+)", out).group(1))
+
+
+def processor_us(folder: Path) -> Counter[str]:
+    """Processor time so far of all server processes of a folder, and of their children that have ended, by program."""
+    parents, programs, used = {}, {}, {}
+    for stat in Path("/proc").glob("[0-9]*/stat"):
+        try:
+            command, text = (stat.parent / "cmdline").read_text(), stat.read_text()
+        except OSError:
+            continue
+        pid, program = int(stat.parent.name), text[text.index("(") + 1:text.rindex(")")]
+        fields = text[text.rindex(")") + 2:].split()
+        parents[pid], programs[pid] = int(fields[1]), program
+        used[pid] = sum(map(int, fields[11:15])), str(folder) in command
+    def belongs(pid: int) -> bool:
+        return pid in used and (used[pid][1] or belongs(parents[pid]))
+    total: Counter[str] = Counter()
+    for pid, (ticks, _) in used.items():
+        if belongs(pid):
+            total[programs[pid]] += int(ticks * 1e6 / os.sysconf("SC_CLK_TCK"))
+    return total
 
 
 def fdatasync_us(folder: Path) -> float:
@@ -149,17 +175,21 @@ def main() -> int:
             pgbench(url, "-i", "-q", "-s", str(args.scale))
             with psycopg.connect(url, autocommit=True) as connection:
                 connection.execute("CHECKPOINT")
+        folders = {"ours": cluster.dir, "stock": stock.dir}
         runs: dict[str, dict[int, list[float]]] = {name: {1: [], 16: []} for name in urls}
+        costs: dict[str, dict[int, Counter[str]]] = {name: {1: Counter(), 16: Counter()} for name in urls}
         for _ in range(args.rounds):
             for clients in (1, 16):
                 for name, url in urls.items():
-                    runs[name][clients].append(tps(url, clients, args.seconds))
+                    runs[name][clients].append(tps(url, clients, args.seconds, folders[name], costs[name][clients]))
         disk = fdatasync_us(cluster.dir)
     finally:
         cluster.remove()
         stock.stop()
     medians = {name: {clients: statistics.median(values) for clients, values in by.items()} for name, by in runs.items()}
-    report = {"tps": medians, "ratio": {c: medians["ours"][c] / medians["stock"][c] for c in (1, 16)}, "runs": runs,
+    processor = {name: {clients: {program: us / cost[""] for program, us in sorted(cost.items()) if program}
+                        for clients, cost in by.items()} for name, by in costs.items()}
+    report = {"processor_us_per_transaction": processor, "tps": medians, "ratio": {c: medians["ours"][c] / medians["stock"][c] for c in (1, 16)}, "runs": runs,
               "fdatasync_us": disk, "loopback_us": loopback_us()}
     if args.json:
         print(json.dumps(report, indent=1))
@@ -168,6 +198,10 @@ def main() -> int:
         ours, theirs = medians["ours"][clients], medians["stock"][clients]
         print(f"-c {clients:<3} ours {ours:8.0f} tps   stock ANY 1 of 2 {theirs:8.0f} tps   ratio {ours / theirs:.2f}   "
               f"({clients * 1e6 / ours:.0f} and {clients * 1e6 / theirs:.0f} us a transaction)")
+        for name in urls:
+            parts = processor[name][clients]
+            print(f"      {name}: {sum(parts.values()):.0f} us of processor time a transaction: "
+                  + ", ".join(f"{program} {us:.0f}" for program, us in parts.items()))
     print(f"fdatasync {report['fdatasync_us']:.0f} us, loopback round trip {report['loopback_us']:.0f} us")
     return 0
 
