@@ -61,10 +61,10 @@ fix: ## Format, and mend what lints can mend
 	$(CARGO) clippy --workspace --all-targets --fix --allow-dirty
 	$(CARGO) fmt --all
 
-regress: postgres-all ext build-rust ## PostgreSQL's own core regression suite on our compute, with ample and with tiny caches
-	$(PYTHON) test_runner/regress.py
-	$(PYTHON) test_runner/regress.py --shared-buffers 2MB --file-cache 64MB
-	$(PYTHON) test_runner/regress.py --shared-buffers 2MB --file-cache 0
+regress: postgres-all ext build-rust ## PostgreSQL's own suites on our compute, with normal caches and with next to none; SUITES="core contrib/bloom" chooses
+	$(PYTHON) test_runner/regress.py $(SUITES)
+	$(PYTHON) test_runner/regress.py --caches small $(or $(SUITES),core)
+	$(PYTHON) test_runner/regress.py --caches tiny $(SUITES)
 
 pagecheck: postgres-all ext build-rust ## Every page of the pageserver compared with stock PostgreSQL's after the same WAL, at six positions
 	$(PYTHON) test_runner/pagecheck.py
