@@ -13,7 +13,7 @@ N ?= 2000
 FUZZ_SECONDS ?= 60
 
 .PHONY: help build build-rust postgres postgres-all ext up down test test-rust test-cluster test-compose verify fix regress \
-	twin walcheck pagecheck sim model chaos fuzz bench bench-decoder bench-redo bench-branch bench-pageserver bench-coldstart bench-commit bench-election bench-history storemodel
+	twin walcheck pagecheck sim model chaos fuzz bench bench-decoder bench-redo bench-branch bench-pageserver bench-coldstart bench-commit bench-election bench-history bench-density storemodel
 
 help: ## List the targets
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 18
@@ -112,6 +112,9 @@ bench-commit: postgres-all ext build-rust ## Commits on our quorum beside stock 
 
 bench-election: postgres-all ext build-rust ## Election to first commit, beside the disk and the loopback
 	$(PYTHON) test_runner/bench_election.py
+
+bench-density: ## 10,000 idle tenants attached: time to start, resident memory per tenant (OGEL_BENCH_TENANTS)
+	$(CARGO) bench -p pageserver --bench density
 
 storemodel: ## The pageserver's store against a naive map: CASES=n random histories (a failing one is printed, its seed kept)
 	PROPTEST_CASES=$(or $(CASES),10000) $(CARGO) test --release -p pageserver --lib store_model

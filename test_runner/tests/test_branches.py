@@ -63,9 +63,38 @@ class Model:
         assert dict(cluster.sql("SELECT k, v FROM t", branch=self.branch)) == self.rows, self.branch
 
 
-def test_three_levels_written_at_once(cluster: Cluster):
+class Housekeeping(threading.Thread):
+    """Gives up all history that nobody needs and merges every layer, on every timeline, all the time."""
+
+    def __init__(self, cluster: Cluster):
+        super().__init__(daemon=True)
+        self.cluster, self.merges, self.cutoffs, self.done = cluster, 0, set(), threading.Event()
+
+    def run(self) -> None:
+        while not self.done.wait(0.05):
+            config = self.cluster.config()
+            for branch in config["branches"]:
+                path = f"/v1/tenant/{config['tenant']}/timeline/{branch['timeline']}"
+                try:
+                    self.cluster.http("pageserver", f"{path}/checkpoint", "POST")
+                    self.cutoffs.add(self.cluster.http("pageserver", f"{path}/gc", "POST")["cutoff"])
+                    self.merges += self.cluster.http("pageserver", f"{path}/compact?full=true", "POST")["merges"]
+                except OSError:  # killed, or busy with its start
+                    continue
+
+    def stop(self) -> None:
+        self.done.set()
+        self.join()
+        assert self.merges > 10 and len(self.cutoffs) > 10, (self.merges, self.cutoffs)
+
+
+def test_three_levels_written_at_once_while_parents_lose_history(make_cluster, monkeypatch):
     seed = random.randrange(1 << 30)
     print("seed", seed)
+    monkeypatch.setenv("OGEL_RETENTION_S", "0")
+    cluster = make_cluster(shared_buffers="1MB", **{"ogel.file_cache_size": "0"}).up()
+    housekeeping = Housekeeping(cluster)
+    housekeeping.start()
     cluster.sql("CREATE TABLE t (k int PRIMARY KEY, v int, pad text)")
     main = Model("main", {})
     main.work(cluster, seed, 60)
@@ -91,6 +120,7 @@ def test_three_levels_written_at_once(cluster: Cluster):
         for model in models:
             wait_until(lambda: answers(cluster, model.branch), f"{model.branch} serves again")
             model.check(cluster)
+    housekeeping.stop()
     branches = {branch["name"]: branch for branch in cluster.ogel("branch", "list")["branches"]}
     assert (branches["dev"]["parent"], branches["deep"]["parent"], branches["main"]["parent"]) == ("main", "dev", None)
     assert {branch["compute"] for branch in branches.values()} == {"running"}

@@ -265,7 +265,11 @@ async fn serve(
     }
     let timeline = connection.startup().setting("ogel.timeline").map(str::to_owned);
     if timeline != Some(TIMELINE.to_string()) {
-        tokio::time::sleep(Duration::from_secs(600)).await; // a branch that nobody writes to
+        // A timeline that nobody writes to.
+        let writer = connection.writer();
+        writer.copy_both_response();
+        writer.flush().await?;
+        tokio::time::sleep(Duration::from_secs(600)).await;
         return Ok(());
     }
     let words: Vec<&str> = text.split_whitespace().collect();
