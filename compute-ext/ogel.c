@@ -15,6 +15,7 @@
 #include "access/xlog.h"
 #include "access/xlog_internal.h"
 #include "backpressure.h"
+#include "base_backup.h"
 #include "counters.h"
 #include "explain.h"
 #include "file_cache.h"
@@ -135,6 +136,7 @@ shmem_startup(void)
 	{
 		check_server();
 		refuse_restart_in_place();
+		base_backup_refuse();
 	}
 	LWLockAcquire(AddinShmemInitLock, LW_EXCLUSIVE);
 	lwlsn_shmem_init();
@@ -170,6 +172,7 @@ _PG_init(void)
 	ogel_smgr_install();
 	utility_install();
 	backpressure_install();
+	base_backup_install();
 	explain_install();
 	index_prefetch_install();
 }
