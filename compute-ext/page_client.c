@@ -119,6 +119,19 @@ stop_fenced(const char *text)
 	pg_unreachable();
 }
 
+/* Trying again would not help: somebody has to change the token. */
+static void
+report_no_access(void)
+{
+	if (interrupts_may_raise())
+		ereport(ERROR,
+				(errcode(ERRCODE_INVALID_AUTHORIZATION_SPECIFICATION),
+				 errmsg("page server \"%s\" refuses this server: %s",
+						ogel_page_server, page_connection_failure()),
+				 errdetail("Pages that are not in memory cannot be read."),
+				 errhint("Start the compute with a token that is valid for its tenant and branch.")));
+}
+
 static void pg_attribute_noreturn()
 report_refusal(const PageRequest *request, const PageAnswer *answer, const char *text)
 {
@@ -303,7 +316,11 @@ ask(PageRequest *request, PageAnswer *answer)
 			PQfreemem(message);
 		}
 		else
+		{
+			if (page_connection_refused())
+				report_no_access();
 			note_trouble(&outage, page_connection_failure());
+		}
 		counters_retry(kind);
 		pause_before_retry(&outage);
 	}

@@ -42,6 +42,13 @@ static bool answer_pending = false; /* somebody waits, or waited, for one */
 static uint64 connection_number = 1;
 static uint32 address_generation;
 static char failure[512];
+static char sqlstate[6];		/* with which the server ended it, or empty */
+
+bool
+page_connection_refused(void)
+{
+	return strncmp(sqlstate, "28", 2) == 0 || strcmp(sqlstate, "42501") == 0;
+}
 
 const char *
 page_connection_failure(void)
@@ -49,12 +56,24 @@ page_connection_failure(void)
 	return failure;
 }
 
-/* Keeps the first line of the reason; libpq adds lines of advice. */
+/*
+ * Keeps the first line of the reason; libpq adds lines of advice.  A SQLSTATE
+ * in it ("FATAL:  28P01: text", as PQERRORS_VERBOSE writes) is put aside.
+ */
 static void
 set_failure(const char *reason)
 {
+	char	   *code;
+
 	strlcpy(failure, reason, sizeof(failure));
 	failure[strcspn(failure, "\n")] = '\0';
+	sqlstate[0] = '\0';
+	if ((code = strstr(failure, ":  ")) != NULL &&
+		strspn(code + 3, "0123456789ABCDEFGHIJKLMNOPQRSTUVWXYZ") == 5 && code[8] == ':')
+	{
+		strlcpy(sqlstate, code + 3, sizeof(sqlstate));
+		memmove(code + 3, code + 10, strlen(code + 10) + 1);
+	}
 	if (failure[0] == '\0')
 		strlcpy(failure, "connection lost", sizeof(failure));
 }
@@ -164,6 +183,7 @@ establish(TimestampTz deadline)
 	}
 	if (PQstatus(conn) == CONNECTION_BAD)
 		return fail();
+	(void) PQsetErrorVerbosity(conn, PQERRORS_VERBOSE);
 
 	for (PostgresPollingStatusType status = PGRES_POLLING_WRITING;
 		 status != PGRES_POLLING_OK; status = PQconnectPoll(conn))

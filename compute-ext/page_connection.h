@@ -22,6 +22,9 @@ extern bool page_connection_receive(char **message, int *size, WaitKind kind);
 extern void page_connection_close(const char *reason);
 extern const char *page_connection_failure(void);
 
+/* did the server say that this one may not ask? */
+extern bool page_connection_refused(void);
+
 /* the answer that was awaited has arrived */
 extern void page_connection_answered(void);
 
