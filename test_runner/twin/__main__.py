@@ -18,7 +18,7 @@ STATEMENTS = 250
 
 def report(seed: int, counts: Counts, seconds: float) -> str:
     return (f"seed {seed}: {counts.statements} statements, {counts.errors} errors, {counts.waits} waits, "
-            f"{counts.kills} kills, {counts.restarts} restarts, {seconds:.1f} s")
+            f"{counts.kills} kills, {counts.restarts} restarts, {counts.pageserver_kills} of the pageserver, {seconds:.1f} s")
 
 
 def run(seeds: list[int], statements: int, sabotage: str | None = None) -> list[str]:

@@ -35,6 +35,7 @@ class Counts:
     waits: int = 0
     kills: int = 0
     restarts: int = 0
+    pageserver_kills: int = 0
     sqlstates: dict[str, int] = field(default_factory=dict)
 
 
@@ -55,15 +56,15 @@ class Life:
         self.transcript = transcript.open("w")
         self.counts = Counts()
         steps = range(statements // 5, statements)
-        self.shutdowns = {step: self.random.choice(("kill", "kill", "restart")) for step in self.random.sample(steps, min(len(steps), self.random.randrange(1, 4)))}
+        self.breaks = {step: self.random.choice(("kill", "kill", "restart", "pageserver")) for step in self.random.sample(steps, min(len(steps), self.random.randrange(1, 4)))}
 
     def live(self) -> Counts:
         """Raises `Difference` when our server is not the twin's."""
         try:
             self.create()
             for step in range(self.length):
-                if how := self.shutdowns.get(step):
-                    self.shut_down(how)
+                if how := self.breaks.get(step):
+                    self.lose_pageserver() if how == "pageserver" else self.shut_down(how)
                 self.step()
             self.end()
         except Lost as lost:
@@ -201,6 +202,12 @@ class Life:
             del state.savepoints[state.savepoints.index(name) + 1:]
             return Statement(f"ROLLBACK TO {name}", changes_schema=state.changed_schema)
         return Statement(self.random.choices(("ROLLBACK", "COMMIT", "SELECT 1"), (6, 3, 1))[0])
+
+    def lose_pageserver(self) -> None:
+        """No session may notice."""
+        self.transcript.write("/* pageserver */\n")
+        self.counts.pageserver_kills += 1
+        self.servers[0].lose_pageserver()
 
     def shut_down(self, how: str) -> None:
         """Both servers end and start again. Open transactions are lost on both, prepared ones are not."""

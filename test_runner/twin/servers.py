@@ -40,6 +40,11 @@ class Ours:
     def start(self) -> None:
         self.cluster.ogel("compute", "start", "main")
 
+    def lose_pageserver(self) -> None:
+        """It is killed and starts again; computes wait for it."""
+        self.cluster.chaos("kill", "pageserver")
+        self.cluster.chaos("resume", "pageserver")
+
     def remove(self) -> None:
         self.cluster.remove()
 
