@@ -13,7 +13,7 @@ N ?= 2000
 FUZZ_SECONDS ?= 60
 
 .PHONY: help build build-rust postgres postgres-all ext up down test test-rust test-cluster test-compose verify fix regress \
-	twin walcheck pagecheck sim model chaos fuzz bench bench-decoder bench-redo bench-branch bench-pageserver bench-coldstart bench-commit bench-election bench-history bench-density storemodel
+	twin walcheck pagecheck sim model chaos fuzz bench bench-decoder bench-redo bench-branch bench-pageserver bench-coldstart bench-commit bench-compute bench-election bench-history bench-density storemodel
 
 help: ## List the targets
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 18
@@ -109,6 +109,9 @@ bench-branch: postgres ext build-rust ## Branch creation, on a small and on a la
 
 bench-commit: postgres-all ext build-rust ## Commits on our quorum beside stock synchronous replication
 	$(PYTHON) test_runner/bench_commit.py
+
+bench-compute: postgres-all ext build-rust ## Bulk load, reads in memory, index build and cold scan beside stock PostgreSQL; BENCH_ARGS="--scale 10 …"
+	$(PYTHON) test_runner/bench_compute.py $(BENCH_ARGS)
 
 bench-election: postgres-all ext build-rust ## Election to first commit, beside the disk and the loopback
 	$(PYTHON) test_runner/bench_election.py
