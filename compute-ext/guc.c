@@ -33,6 +33,7 @@ int			ogel_file_cache_max_size = 1024;
 int			ogel_file_cache_size = 512;
 int			ogel_readahead = 64;
 int			ogel_max_apply_lag = 512;
+int			ogel_state_save_interval = 300;
 
 uint32		ogel_page_server_generation = 0;
 
@@ -237,6 +238,11 @@ define_limits(void)
 							"0 means no limit.",
 							&ogel_max_apply_lag, 512, 0, INT_MAX,
 							PGC_SIGHUP, GUC_UNIT_MB, NULL, NULL, NULL);
+	DefineCustomIntVariable("ogel.state_save_interval",
+							"Time between saves of statistics and free space for the case that the server is killed.",
+							"They are saved whenever it is stopped.",
+							&ogel_state_save_interval, 300, 1, 86400,
+							PGC_SIGHUP, GUC_UNIT_S, NULL, NULL, NULL);
 }
 
 void

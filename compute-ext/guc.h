@@ -26,6 +26,7 @@ extern int	ogel_file_cache_max_size;	/* MB, 0 = no cache */
 extern int	ogel_file_cache_size;	/* MB */
 extern int	ogel_readahead;		/* blocks, 0 = off */
 extern int	ogel_max_apply_lag;		/* MB, 0 = no limit */
+extern int	ogel_state_save_interval;	/* s */
 
 /* Grows whenever the address of the page server changed */
 extern uint32 ogel_page_server_generation;

@@ -287,3 +287,41 @@ local_pages_drop_database(Oid dbOid)
 		ereport(WARNING,
 				(errmsg("some useless files may be left behind in directory \"%s\"", dir)));
 }
+
+static void
+visit_database(const char *name, local_pages_visitor visitor)
+{
+	char		path[MAXPGPATH];
+	DIR		   *dir;
+	struct dirent *entry;
+
+	snprintf(path, sizeof(path), SPILL_DIR "/%s", name);
+	dir = AllocateDir(path);
+	while ((entry = ReadDirExtended(dir, path, DEBUG1)) != NULL)
+	{
+		RelFork		key;
+		struct stat st;
+		char		file[MAXPGPATH * 2];
+
+		if (sscanf(entry->d_name, "%u.%u.%d", &key.spcOid, &key.relNumber, &key.fork) != 3)
+			continue;
+		key.dbOid = (Oid) strtoul(name, NULL, 10);
+		snprintf(file, sizeof(file), "%s/%s", path, entry->d_name);
+		if (stat(file, &st) == 0)
+			visitor(&key, st.st_size / BLCKSZ);
+	}
+	FreeDir(dir);
+}
+
+/* Files that come or go meanwhile may or may not be visited. */
+void
+local_pages_visit(local_pages_visitor visitor)
+{
+	DIR		   *dir = AllocateDir(SPILL_DIR);
+	struct dirent *entry;
+
+	while ((entry = ReadDirExtended(dir, SPILL_DIR, LOG)) != NULL)
+		if (entry->d_name[0] != '.')
+			visit_database(entry->d_name, visitor);
+	FreeDir(dir);
+}

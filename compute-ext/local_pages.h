@@ -9,6 +9,7 @@
 #define OGEL_LOCAL_PAGES_H
 
 #include "ogel.h"
+#include "storage/bufpage.h"
 
 extern Size local_pages_shmem_size(void);
 extern void local_pages_shmem_init(void);
@@ -19,5 +20,20 @@ extern void local_pages_drop(const RelFork *key, BlockNumber blocknum, BlockNumb
 extern void local_pages_truncate(const RelFork *key, BlockNumber nblocks);
 extern void local_pages_unlink(const RelFork *key);
 extern void local_pages_drop_database(Oid dbOid);
+
+/* all forks with a file; nblocks is where the file ends */
+typedef void (*local_pages_visitor) (const RelFork *key, BlockNumber nblocks);
+extern void local_pages_visit(local_pages_visitor visitor);
+
+/* From commands/sequence.c, which does not export it */
+#define SEQ_MAGIC	0x1717
+
+/* Is it the only page of a sequence? */
+static inline bool
+page_is_sequence(Page page)
+{
+	return PageGetSpecialSize(page) == MAXALIGN(sizeof(uint32)) &&
+		*(uint32 *) PageGetSpecialPointer(page) == SEQ_MAGIC;
+}
 
 #endif							/* OGEL_LOCAL_PAGES_H */

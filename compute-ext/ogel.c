@@ -31,6 +31,8 @@
 #include "postmaster/postmaster.h"
 #include "relsize.h"
 #include "replication/syncrep.h"
+#include "slot_state.h"
+#include "state_keeper.h"
 #include "storage/ipc.h"
 #include "storage/lwlock.h"
 #include "storage/shmem.h"
@@ -175,4 +177,6 @@ _PG_init(void)
 	base_backup_install();
 	explain_install();
 	index_prefetch_install();
+	slot_state_install();
+	state_keeper_register();
 }

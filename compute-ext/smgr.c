@@ -42,9 +42,6 @@
 #include "storage/smgr.h"
 #include "utils/rel.h"
 
-/* From commands/sequence.c, which does not export it */
-#define SEQ_MAGIC	0x1717
-
 static const PGIOAlignedBlock zero_page;
 
 static RelFork
@@ -62,15 +59,16 @@ has_real_lsn(const void *page)
 }
 
 /*
- * The WAL of a sequence runs ahead of its page, so that not every nextval()
- * is logged.  The page from the WAL would skip values.
+ * Does the page change without WAL?  The WAL of a sequence runs ahead of its
+ * page, so that not every nextval() is logged: the page from the WAL would
+ * skip values.  A free space map has an LSN only because its images are
+ * logged now and then (unlogged_state.c).
  */
 static bool
-is_sequence(const RelFork *key, BlockNumber blocknum, const void *page)
+is_ahead_of_wal(const RelFork *key, BlockNumber blocknum, const void *page)
 {
-	return key->fork == MAIN_FORKNUM && blocknum == 0 &&
-		PageGetSpecialSize((Page) page) == MAXALIGN(sizeof(uint32)) &&
-		*(uint32 *) PageGetSpecialPointer((Page) page) == SEQ_MAGIC;
+	return key->fork == FSM_FORKNUM ||
+		(key->fork == MAIN_FORKNUM && blocknum == 0 && page_is_sequence((Page) page));
 }
 
 /* The size of the fork, from the cache or the page server. */
@@ -119,7 +117,7 @@ keep_page(const RelFork *key, BlockNumber blocknum, const void *page)
 	lwlsn_set_page(key, blocknum, PageGetLSN((Page) page));
 	relsize_page_logged(key, blocknum);
 	file_cache_write(key, blocknum, page);
-	if (is_sequence(key, blocknum, page))
+	if (is_ahead_of_wal(key, blocknum, page))
 		local_pages_write(key, blocknum, page);
 	else
 		local_pages_drop(key, blocknum, 1);

@@ -24,6 +24,7 @@ use crate::{
         slot_file,
     },
     propose::Reign,
+    slots,
     start_checkpoint::{self, StartPlan},
 };
 
@@ -106,8 +107,9 @@ impl Starter<'_> {
         let plan = start_checkpoint::plan(&manifest, &control, now_s())?;
 
         self.board.phase(State::Starting, "wal prefix");
-        let needed_from = plan.checkpoint_lsn.segment_start(segment_size_bytes);
-        self.copy_wal(&victory, needed_from, segment_start, &local).await;
+        let slots_from = slots::restore(&self.life.pgdata)?.filter(|lsn| *lsn < manifest.lsn);
+        let needed_from = slots_from.map_or(plan.checkpoint_lsn, |lsn| lsn.min(plan.checkpoint_lsn));
+        self.copy_wal(&victory, needed_from.segment_start(segment_size_bytes), segment_start, &local).await;
 
         self.board.phase(State::Starting, "start checkpoint");
         if !plan.append.is_empty() {
@@ -115,6 +117,11 @@ impl Starter<'_> {
             local.write(manifest.lsn, &plan.append).context("writing the start checkpoint to pg_wal")?;
         }
         local.install(&self.life.pgdata.join("pg_wal")).context("moving WAL into the data directory")?;
+        if let Some(from) = slots_from {
+            let (pgdata, owner, range) = (self.life.pgdata.clone(), self.run_user, (from, manifest.lsn));
+            let restore = move || slots::restore_mappings(&pgdata, range, segment_size_bytes, owner);
+            tokio::task::spawn_blocking(restore).await?.context("preparing the replication slots")?;
+        }
         fs::write(&control_path, &plan.control_file).context("completing pg_control")?;
         self.write_files(&plan)?;
         self.launch(&victory, &plan, postmaster).await

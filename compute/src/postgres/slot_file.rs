@@ -1,6 +1,6 @@
-//! The state file of the supervisor's physical replication slot.
+//! State files of replication slots: the supervisor's own is made, all others are looked at.
 //!
-//! The slot must exist before Postgres starts: a temporary slot would die with its connection, and between two connections
+//! The supervisor's slot is physical. It must exist before Postgres starts: a temporary slot would die with its connection, and between two connections
 //! the WAL that the quorum lacks could be removed (hazard H17).
 //!
 //! ```text
@@ -10,11 +10,11 @@
 //!      8     4  version = 5
 //!     12     4  length of the rest = 184
 //!     16    64  name, zero padded
-//!     80     4  database = 0 (physical)
+//!     80     4  database; 0 = physical
 //!     84     4  persistency = 0 (persistent)
 //!     88     8  xmin, catalog_xmin = 0
 //!     96     8  restart_lsn
-//!    104     4  invalidated = 0, then 4 bytes of padding
+//!    104     4  invalidated: 0 = usable, then 4 bytes of padding
 //!    112    16  confirmed_flush, two_phase_at = 0
 //!    128     1  two_phase = 0
 //!    129    64  plugin, empty
@@ -44,6 +44,16 @@ pub fn encode(restart_lsn: Lsn) -> [u8; FILE_BYTES] {
     file
 }
 
+/// From where on a slot needs WAL; `None` when it needs none, or is not of the form that PostgreSQL 17 writes.
+pub fn restart_lsn(file: &[u8]) -> Option<Lsn> {
+    let file: &[u8; FILE_BYTES] = file.try_into().ok()?;
+    let number = |at: usize| Some(u32::from_ne_bytes(*file[at..].first_chunk()?));
+    let checksum = crc32c::crc32c(&file[CHECKED_FROM..]);
+    let sound = (number(0)?, number(4)?, number(8)?) == (0x0105_1CA1, checksum, 5);
+    let lsn = Lsn(u64::from_ne_bytes(*file[96..].first_chunk()?));
+    (sound && number(104)? == 0 && lsn.is_valid()).then_some(lsn)
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -56,5 +66,9 @@ mod tests {
         expected[16..20].copy_from_slice(b"ogel");
         expected[96..100].copy_from_slice(&[0xc8, 0xdd, 0x4e, 1]);
         assert_eq!(encode(Lsn(0x14E_DDC8)), expected);
+        assert_eq!(restart_lsn(&expected), Some(Lsn(0x14E_DDC8)));
+        expected[104] = 1;
+        assert_eq!(restart_lsn(&expected), None, "its checksum is wrong now");
+        assert_eq!(restart_lsn(&expected[..100]), None);
     }
 }
