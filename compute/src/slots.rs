@@ -140,14 +140,7 @@ impl<'a> Mapping<'a> {
     /// `LOGICAL_REWRITE_FORMAT`.
     fn file_name(&self, written_by: u32) -> String {
         let lsn = self.start_lsn.0;
-        format!(
-            "map-{:x}-{:x}-{:X}_{:X}-{:x}-{written_by:x}",
-            self.db,
-            self.rel,
-            lsn >> 32,
-            lsn as u32,
-            self.xid
-        )
+        format!("map-{:x}-{:x}-{:X}_{:X}-{:x}-{written_by:x}", self.db, self.rel, lsn >> 32, lsn as u32, self.xid)
     }
 }
 
