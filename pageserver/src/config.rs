@@ -66,6 +66,9 @@ pub struct Config {
     /// A timeline that is neither read nor written is closed after this many seconds
     #[arg(long, env = "OGEL_IDLE_TIMEOUT_S", default_value_t = 300, value_parser = clap::value_parser!(u64).range(1..=86400))]
     pub idle_timeout_s: u64,
+    /// Layer files of a timeline that was closed longer ago than this leave the local disk; the object store has them, seconds
+    #[arg(long, env = "OGEL_ARCHIVE_AFTER_S", default_value_t = 86_400, value_parser = clap::value_parser!(u64).range(0..=3_153_600_000))]
+    pub archive_after_s: u64,
     /// Local disk that layer files may take, MiB; those read longest ago are then read from the object store (0 = no limit)
     #[arg(long, env = "OGEL_DISK_BUDGET_MB", default_value_t = 0, value_parser = clap::value_parser!(u64).range(0..=1 << 30))]
     pub disk_budget_mb: u64,

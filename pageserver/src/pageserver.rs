@@ -167,7 +167,11 @@ impl Pageserver {
             store,
             tenants: Tenants::default(),
             idle_timeout: Duration::from_secs(config.idle_timeout_s),
-            disk_limits: DiskLimits { budget_bytes: mib(config.disk_budget_mb), free_bytes: mib(config.disk_free_mb) },
+            disk_limits: DiskLimits {
+                archive_after: Duration::from_secs(config.archive_after_s),
+                budget_bytes: mib(config.disk_budget_mb),
+                free_bytes: mib(config.disk_free_mb),
+            },
             retention: Retention { window: Duration::from_secs(config.retention_s), wal_bytes: config.retention_bytes },
             branching: Mutex::default(),
         });

@@ -43,6 +43,7 @@ impl Api {
     async fn stop(self) {
         self.pageserver.shutdown.begin();
         self.pageserver.stop().await;
+        support::released(self.pageserver).await;
     }
 
     async fn send(&self, method: Method, path: &str, body: Option<Value>) -> reqwest::Response {

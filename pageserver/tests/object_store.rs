@@ -218,7 +218,7 @@ async fn a_timeline_at_rest_is_closed_and_comes_back_when_it_is_asked_for() {
     let folder = tempfile::tempdir().unwrap();
     let store = ObjectStore::memory(StoreMetrics::default());
     let safekeeper = FakeSafekeeper::start(Arc::default()).await;
-    let settings = ["--idle-timeout-s", "1"];
+    let settings = ["--idle-timeout-s", "1", "--archive-after-s", "0"];
     let server = Server::start_on(&store, folder.path(), &template, &[&safekeeper.address], &settings).await;
     let mut writer = create(&server, &safekeeper).await;
     let record = writer.create(rel(60_000));
@@ -226,6 +226,12 @@ async fn a_timeline_at_rest_is_closed_and_comes_back_when_it_is_asked_for() {
     server.wait_for(writer.at.end, 1).await;
     until("the rest", || server.pageserver.timelines().is_empty()).await;
     assert_eq!(safekeeper.wal.lock().feedback, [writer.at.end; 3], "the safekeeper knows that it may drop everything");
+    let layers = folder.path().join(format!("tenants/{TENANT}/timelines/{TIMELINE}/layers"));
+    let local = || std::fs::read_dir(&layers).unwrap().count();
+    assert!(local() > 0);
+    let archiving = server.pageserver.clone();
+    assert!(tokio::task::spawn_blocking(move || archiving.archive_now()).await.unwrap() > 0);
+    assert_eq!(local(), 0, "it is in the object store only");
 
     // A page service connection keeps it open, and finds everything.
     let mut pages = server.pagestream(1).await;

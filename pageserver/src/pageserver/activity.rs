@@ -131,6 +131,7 @@ impl Pageserver {
         }
         timeline.closing.begin();
         drop(timeline.ingest_running.lock().await);
+        self.note_closed(tenant, id);
         tracing::info!(%tenant, timeline = %id, lsn = %timeline.last_record_lsn(), "timeline at rest closed");
     }
 }

@@ -34,7 +34,7 @@ impl Tenants {
     }
 
     /// Forgets one that was asked for and does not exist.
-    fn forget_unclaimed(&self, tenant: TenantId) {
+    pub(super) fn forget_unclaimed(&self, tenant: TenantId) {
         let mut tenants = self.0.lock();
         let unused = tenants.get(&tenant).is_some_and(|claim| {
             Arc::strong_count(claim) == 1 && claim.try_lock().is_ok_and(|claimed| claimed.is_none())

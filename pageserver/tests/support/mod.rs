@@ -58,6 +58,15 @@ fn settings(data: &Path, template: &str, safekeepers: &[&str], extra: &[&str]) -
     ogel_service::config::parse_from([&basic, extra].concat()).unwrap()
 }
 
+/// Returns when the last task of a stopped pageserver has let go of its folder, so that the next one can take it.
+pub async fn released(pageserver: Arc<Pageserver>) {
+    let (last, give_up) = (Arc::downgrade(&pageserver), tokio::time::Instant::now() + Duration::from_secs(10));
+    drop(pageserver);
+    while last.strong_count() > 0 && tokio::time::Instant::now() < give_up {
+        tokio::time::sleep(Duration::from_millis(2)).await;
+    }
+}
+
 /// A running pageserver.
 pub struct Server {
     pub pageserver: Arc<Pageserver>,
@@ -119,6 +128,7 @@ impl Server {
         self.pageserver.shutdown.begin();
         self.pages.await.unwrap();
         self.pageserver.stop().await;
+        released(self.pageserver).await;
     }
 
     pub async fn wait_for(&self, lsn: Lsn, term: u64) {
