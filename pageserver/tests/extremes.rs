@@ -29,7 +29,7 @@ async fn cluster(data: &Path, template: &str) -> (Server, FakeSafekeeper, WalWri
 
 fn resident_mib() -> u64 {
     let text = std::fs::read_to_string("/proc/self/statm").unwrap();
-    text.split(' ').nth(1).unwrap().parse::<u64>().unwrap() * 4096 >> 20
+    text.split(' ').nth(1).unwrap().parse::<u64>().unwrap() / 256
 }
 
 #[tokio::test(flavor = "multi_thread")]
