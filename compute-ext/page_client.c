@@ -166,7 +166,7 @@ receive(PageAnswer *answer, char **message, WaitKind kind)
 	if (page_answer_decode(*message, size, answer))
 		return true;
 	PQfreemem(*message);
-	page_connection_close("the answer is not one of the page service protocol, version 1");
+	page_connection_close("the answer is damaged, or not one of the page service protocol, version 2");
 	return false;
 }
 

@@ -1,7 +1,7 @@
 /*-------------------------------------------------------------------------
  *
  * page_protocol.h
- *	  Messages of the page service, version 1 (docs/protocols.md, section 4).
+ *	  Messages of the page service, version 2 (docs/protocols.md, section 4).
  *
  *-------------------------------------------------------------------------
  */
@@ -11,7 +11,7 @@
 #include "access/xlogdefs.h"
 #include "ogel.h"
 
-#define PAGE_PROTOCOL_VERSION	1
+#define PAGE_PROTOCOL_VERSION	2
 #define MAX_PAGES_PER_REQUEST	128
 
 typedef enum PageTag
@@ -50,7 +50,7 @@ typedef struct PageRequest
 	const BlockNumber *blocks;
 } PageRequest;
 
-#define PAGE_REQUEST_MAX_SIZE	(25 + 13 + 2 + 4 * MAX_PAGES_PER_REQUEST)
+#define PAGE_REQUEST_MAX_SIZE	(25 + 13 + 2 + 4 * MAX_PAGES_PER_REQUEST + 4)
 
 typedef struct PageAnswer
 {

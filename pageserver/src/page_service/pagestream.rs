@@ -15,7 +15,7 @@ use wal_decoder::{
 
 use super::{
     ReadPool,
-    protocol::{Answer, ErrorCode, RequestBody, RequestError, RequestHeader, put_error},
+    protocol::{Answer, ErrorCode, RequestBody, RequestError, RequestHeader, open_seal, put_error, put_seal},
 };
 use crate::{
     layer::{Io, file::LayerError},
@@ -37,14 +37,14 @@ pub async fn run(
     pageserver: &Pageserver,
     pool: &ReadPool,
     timeline: Arc<Timeline>,
-    term: Term,
+    (term, checksums): (Term, bool),
 ) -> Result<(), WireError> {
     let (reader, writer) = connection.split();
     writer.copy_both_response();
     writer.flush().await?;
     let memory = pageserver.metrics().cache(CacheLevel::Pages, timeline.tenant);
     let source = Source { pageserver, pool, timeline, term, memory };
-    let mut stream = PageStream { source, writer };
+    let mut stream = PageStream { source, writer, checksums };
     loop {
         let mut next = tokio::select! {
             frame = reader.read_frame() => frame?,
@@ -57,7 +57,13 @@ pub async fn run(
         let mut ended = None;
         while let Some(frame) = next {
             match FrontendMessage::try_from(frame)? {
-                FrontendMessage::CopyData(request) => asked.push(Asked::read(request)?),
+                FrontendMessage::CopyData(mut request) => {
+                    // Asking again is the client's: a request for other blocks than it named would get it wrong pages.
+                    if checksums && !open_seal(&mut request) {
+                        return Err(WireError::Malformed("a request with a wrong checksum"));
+                    }
+                    asked.push(Asked::read(request)?);
+                }
                 other => {
                     ended = Some(other);
                     break;
@@ -113,6 +119,7 @@ struct Source<'a> {
 struct PageStream<'a> {
     source: Source<'a>,
     writer: &'a mut MessageWriter,
+    checksums: bool,
 }
 
 /// An error answer.
@@ -193,9 +200,21 @@ impl PageStream<'_> {
         Ok(())
     }
 
+    /// Writes one answer, with its checksum if the client understands that.
+    fn put(&mut self, answer: impl FnOnce(&mut BytesMut)) {
+        let checksums = self.checksums;
+        self.writer.copy_data(|out| {
+            let start = out.len();
+            answer(out);
+            if checksums {
+                put_seal(start, out);
+            }
+        });
+    }
+
     fn refuse(&mut self, asked: &Asked, lsn: Lsn, (code, text): &Refusal) {
         self.source.pageserver.metrics().request_errors.inc();
-        self.writer.copy_data(|out| put_error(asked.header.id, lsn, *code, text, out));
+        self.put(|out| put_error(asked.header.id, lsn, *code, text, out));
     }
 
     /// Answers requests for pages by one read; when that fails, each by its own, so that a damaged page is one request's only.
@@ -220,7 +239,7 @@ impl PageStream<'_> {
         for asked in asked {
             let Some((_, blocks)) = asked.pages() else { unreachable!("only requests for pages are read together") };
             let id = asked.header.id;
-            self.writer.copy_data(|out| {
+            self.put(|out| {
                 let start = out.len();
                 Answer::Pages(blocks.len() as u16).put(id, lsn, out);
                 match put_pages(blocks.len(), &mut pages, out) {
@@ -245,7 +264,7 @@ impl PageStream<'_> {
             other => other,
         };
         match found {
-            Ok(Found::Answer(answer, rest)) => self.writer.copy_data(|out| {
+            Ok(Found::Answer(answer, rest)) => self.put(|out| {
                 answer.put(asked.header.id, lsn, out);
                 out.extend_from_slice(&rest);
             }),

@@ -177,6 +177,19 @@ impl Answer {
     }
 }
 
+/// Ends the frame that begins at `start` with the CRC-32C of it.
+pub fn put_seal(start: usize, out: &mut BytesMut) {
+    let checksum = crc32c::crc32c(&out[start..]);
+    out.put_u32(checksum);
+}
+
+/// Takes the checksum off a frame. False when it is not that of the frame.
+pub fn open_seal(frame: &mut Bytes) -> bool {
+    let Some(at) = frame.len().checked_sub(4) else { return false };
+    let mut checksum = frame.split_off(at);
+    checksum.get_u32() == crc32c::crc32c(frame)
+}
+
 /// Writes an error.
 pub fn put_error(id: u64, lsn: Lsn, code: ErrorCode, text: &str, out: &mut BytesMut) {
     put_header(TAG_ERROR, id, lsn, out);
@@ -201,6 +214,22 @@ mod tests {
         bytes.extend(0x1000_u64.to_be_bytes());
         bytes.extend(fields);
         bytes.into()
+    }
+
+    #[test]
+    fn a_seal_covers_every_bit() {
+        let mut sealed = BytesMut::from(&b"before"[..]);
+        sealed.put_slice(b"frame");
+        put_seal(6, &mut sealed);
+        let sealed = sealed.freeze().slice(6..);
+        let mut whole = sealed.clone();
+        assert!(open_seal(&mut whole) && whole == b"frame"[..]);
+        for bit in 0..sealed.len() * 8 {
+            let mut flipped = sealed.to_vec();
+            flipped[bit / 8] ^= 1 << (bit % 8);
+            assert!(!open_seal(&mut flipped.into()), "bit {bit}");
+        }
+        assert!(!open_seal(&mut Bytes::from_static(b"abc")));
     }
 
     #[test]

@@ -87,10 +87,12 @@ async fn query(
         return connection.refuse(&refusal.with_hint("Show a token of this tenant.")).await;
     }
     match command {
-        Ok(Command::PageStream { tenant, timeline, term }) => match pageserver.attached(tenant, timeline).await {
-            Ok(timeline) => pagestream::run(connection, pageserver, pool, timeline, term).await,
-            Err(error) => connection.refuse(&unavailable(&error)).await,
-        },
+        Ok(Command::PageStream { tenant, timeline, term, checksums }) => {
+            match pageserver.attached(tenant, timeline).await {
+                Ok(timeline) => pagestream::run(connection, pageserver, pool, timeline, (term, checksums)).await,
+                Err(error) => connection.refuse(&unavailable(&error)).await,
+            }
+        }
         Ok(Command::Basebackup { tenant, timeline, lsn, term }) => {
             let asked = BasebackupRequest { tenant, timeline, lsn, term };
             match send_basebackup(connection, pageserver, asked).await {
