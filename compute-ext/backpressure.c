@@ -15,8 +15,8 @@
  * ogel.max_apply_lag everybody who writes waits.
  *
  * The places: the callbacks that extend relations and write pages, and the
- * start of each statement of a process that has written WAL, since changes
- * of pages that stay in memory pass by those callbacks.
+ * start of each statement that writes, since changes of pages that stay in
+ * memory pass by those callbacks.
  *
  * The applied position is what the supervisor reports as "apply" through its
  * walsender.  While none is attached, WAL goes nowhere: the last report
@@ -57,6 +57,8 @@
 #define LONGEST_PAUSE_US_PER_BYTE	1.0
 #define SHORTEST_PAUSE_US	1000
 #define LONGEST_PAUSE_US	100000
+/* A process that only reads writes so much now and then, when it prunes pages */
+#define UNNOTICED_BYTES		(64 * 1024)
 
 typedef struct Backpressure
 {
@@ -204,13 +206,13 @@ backpressure_wait(void)
 	counters_wait(WAIT_BACKPRESSURE, microseconds_since(begin));
 }
 
-/* Before a statement that writes, or follows one that has written. */
+/* Before a statement that writes, or that follows others which did. */
 static void
 executor_start(QueryDesc *queryDesc, int eflags)
 {
 	static uint64 seen = 0;
 
-	if (queryDesc->operation != CMD_SELECT || pgWalUsage.wal_bytes != seen)
+	if (queryDesc->operation != CMD_SELECT || pgWalUsage.wal_bytes - seen > UNNOTICED_BYTES)
 	{
 		seen = pgWalUsage.wal_bytes;
 		backpressure_wait();

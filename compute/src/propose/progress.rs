@@ -8,6 +8,9 @@ use ogel_service::metrics::{
     registry::Registry,
 };
 
+/// Less than this is under way while all is well.
+const WORTH_TELLING_BYTES: u64 = 4 << 20;
+
 type LsnGauge = Gauge<u64, AtomicU64>;
 
 /// Positions of this compute's WAL. last_record ≤ commit ≤ flush.
@@ -100,6 +103,19 @@ impl Progress {
     /// End of the WAL whose layers are in the object store, as far as heard.
     pub fn remote_consistent_lsn(&self) -> Lsn {
         Lsn(self.remote_consistent_lsn.get())
+    }
+
+    /// Who is behind, in words; `None` when nobody is by more than what is always under way.
+    pub fn waits_for(&self) -> Option<String> {
+        let flush = self.flush_lsn();
+        let behind = |lsn: Lsn| flush.bytes_since(lsn.min(flush));
+        let (quorum, pageserver) = (behind(self.commit_lsn()), behind(self.last_record_lsn()));
+        let told = |bytes: u64, who: &str, what: &str| {
+            (bytes > WORTH_TELLING_BYTES).then(|| format!("{who} ({} MB of WAL behind): {what}", bytes >> 20))
+        };
+        told(quorum, "a quorum of safekeepers", "commits wait").or_else(|| {
+            told(pageserver, "the pageserver", "reads of pages changed lately wait, and writers are slowed down")
+        })
     }
 
     pub(super) fn set_elected_after(&self, time: Duration) {

@@ -50,7 +50,8 @@ fn table(status: &Value) -> String {
 
 /// The positions that a node tells, and its complaint if it has one.
 fn positions(detail: &Value) -> String {
-    let names = ["state", "term", "flush_lsn", "commit_lsn", "last_record_lsn", "disk_consistent_lsn", "error"];
+    let names =
+        ["state", "term", "flush_lsn", "commit_lsn", "last_record_lsn", "disk_consistent_lsn", "waits_for", "error"];
     let shown =
         names.iter().filter(|name| !detail[**name].is_null()).map(|name| format!("{name} {}", text(&detail[*name])));
     shown.collect::<Vec<_>>().join(", ")
