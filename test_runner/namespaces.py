@@ -50,7 +50,7 @@ class Network:
             run("ip", "netns", "add", namespace)
             run("ip", "link", "add", port, "type", "veth", "peer", "name", "eth0", "netns", namespace)
             run("ip", "link", "set", port, "master", self.bridge, "up")
-            run("ip", "-n", namespace, "address", "add", f"{self.address(host)}/24", "dev", "eth0")
+            run("ip", "-n", namespace, "address", "add", f"{self.ip(host)}/24", "dev", "eth0")
             run("ip", "-n", namespace, "link", "set", "eth0", "up")
             run("ip", "-n", namespace, "link", "set", "lo", "up")
         return self
@@ -72,12 +72,16 @@ class Network:
     def namespace(self, host: str) -> str:
         return f"ogel-{self.id}-{host}"
 
-    def address(self, host: str) -> str:
+    def ip(self, host: str) -> str:
         return f"{self.subnet}.{HOSTS[host]}"
+
+    def address(self, host: str) -> str:
+        """As it stands before a port."""
+        return self.ip(host)
 
     def cut_one_way(self, sender: str, receiver: str) -> None:
         """Nothing that `sender` sends reaches `receiver` any more; neither of them is told."""
-        run("ip", "-n", self.namespace(sender), "neighbour", "replace", self.address(receiver), "lladdr", NOWHERE, "dev", "eth0", "nud", "permanent")
+        run("ip", "-n", self.namespace(sender), "neighbour", "replace", self.ip(receiver), "lladdr", NOWHERE, "dev", "eth0", "nud", "permanent")
 
     def cut(self, one: str, other: str) -> None:
         self.cut_one_way(one, other)
@@ -87,16 +91,16 @@ class Network:
         """Everybody reaches everybody."""
         for one in HOSTS:
             for other in HOSTS:
-                run("ip", "-n", self.namespace(one), "neighbour", "delete", self.address(other), "dev", "eth0", check=False)
+                run("ip", "-n", self.namespace(one), "neighbour", "delete", self.ip(other), "dev", "eth0", check=False)
 
 
 class SpreadCluster:
     """Three safekeepers, a pageserver and up to two computes of one branch, each in its namespace."""
 
-    def __init__(self) -> None:
+    def __init__(self, network: Network | None = None) -> None:
         self.dir = Path(tempfile.mkdtemp(prefix="ogel-test-"))
         self.dir.chmod(0o755)
-        self.network = Network()
+        self.network = network or Network()
         self.processes: dict[str, subprocess.Popen] = {}
         self.tenant, self.timeline = os.urandom(16).hex(), os.urandom(16).hex()
 

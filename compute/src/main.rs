@@ -13,7 +13,7 @@ use compute::{
     stop::Stop,
     supervisor::{Outcome, Supervisor},
 };
-use ogel_service::{Shutdown, config, listen, logging, metrics::registry::Registry};
+use ogel_service::{Shutdown, config, listen, logging, metrics::registry::Registry, names};
 
 const HELP: &str = "\
 Runs a stateless PostgreSQL 17 on the quorum of a branch's safekeepers.
@@ -50,11 +50,7 @@ fn main() -> ExitCode {
 
 fn run(arguments: &[OsString]) -> i32 {
     let arguments = std::iter::once(OsString::from("compute run")).chain(arguments.iter().cloned());
-    let args: Args = match config::parse_from(arguments).map_err(|error| error.downcast::<clap::Error>()) {
-        Ok(args) => args,
-        Err(Ok(usage)) => usage.exit(),
-        Err(Err(error)) => return report("the settings cannot be used", &error, exit_code::BAD_CONFIGURATION),
-    };
+    let args: Args = config::parse_from(arguments).unwrap_or_else(|error| config::exit_with::<Args>(error));
     let (check_only, log_format) = (args.service.check_config, args.service.log_format);
     let checked = Config::try_from(args).and_then(|config| Ok((preflight::check_binaries(&config)?, config)));
     let (run_user, config) = match checked {
@@ -88,6 +84,9 @@ fn report(what: &str, error: &anyhow::Error, code: i32) -> i32 {
 
 async fn serve(config: Config, run_user: compute::postgres::run_user::RunUser) -> anyhow::Result<Outcome> {
     let stop = Stop::on_signals()?;
+    let safekeepers: Vec<_> = config.safekeepers.iter().map(|safekeeper| safekeeper.address.as_str()).collect();
+    names::check("OGEL_SAFEKEEPERS (--safekeepers)", &safekeepers, safekeepers.len() / 2 + 1).await?;
+    names::check("OGEL_PAGESERVER (--pageserver)", &[&config.pageserver], 1).await?;
     let data_dir = DataDir::take(&config.data_dir, run_user).await?;
     let sql_listen = preflight::free_addresses(&config.sql_listen)?;
     let (board, progress, shutdown) = (Board::default(), Progress::default(), Shutdown::new());

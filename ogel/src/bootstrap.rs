@@ -7,6 +7,7 @@
 use std::time::Duration;
 
 use anyhow::{Context, bail};
+use futures::future::join_all;
 use ogel_ids::{Lsn, TenantId, TimelineId};
 use serde_json::{Value, json};
 
@@ -44,6 +45,7 @@ pub async fn create_timeline(http: &Http, wanted: &Wanted) -> anyhow::Result<Val
         }
         stores.push((address, member, existing.is_some()));
     }
+    check_distinct(&stores)?;
     if stores.iter().all(|(_, _, exists)| *exists) {
         return Ok(made);
     }
@@ -85,6 +87,38 @@ pub async fn create_timeline(http: &Http, wanted: &Wanted) -> anyhow::Result<Val
         http.put_bytes(address, &target, prefix.clone()).await.with_context(|| format!("safekeeper {address}"))?;
     }
     Ok(made)
+}
+
+/// The pageserver's description of the timeline, if it and a majority of the safekeepers have it.
+pub async fn find_timeline(http: &Http, wanted: &Wanted) -> Option<Value> {
+    let path = format!("/v1/tenant/{}/timeline/{}", wanted.tenant, wanted.timeline);
+    let path = path.as_str();
+    let found = join_all(
+        wanted
+            .safekeepers
+            .iter()
+            .map(async |address| matches!(http.get_if_found(address, path, TIMEOUT).await, Ok(Some(_)))),
+    )
+    .await;
+    if found.iter().filter(|is_found| **is_found).count() * 2 <= found.len() {
+        return None;
+    }
+    http.get_if_found(&wanted.pageserver, path, TIMEOUT).await.ok().flatten()
+}
+
+/// Two processes with one number would be two votes of one node.
+fn check_distinct(stores: &[(&String, String, bool)]) -> anyhow::Result<()> {
+    let number = |member: &str| member.split(':').next().unwrap_or_default().to_owned();
+    for (position, (address, member, _)) in stores.iter().enumerate() {
+        if let Some((other, ..)) = stores[..position].iter().find(|(_, other, _)| number(other) == number(member)) {
+            bail!(
+                "the safekeepers at {other} and {address} both have OGEL_NODE_ID {}: give each its own number and its own volume, \
+                 and name each once in OGEL_SAFEKEEPERS_HTTP",
+                number(member)
+            );
+        }
+    }
+    Ok(())
 }
 
 /// The members that a safekeeper's timeline names, as `id:store`.

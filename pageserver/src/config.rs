@@ -94,11 +94,12 @@ impl Config {
             let port = address.rsplit_once(':').and_then(|(_, port)| port.parse::<u16>().ok());
             ensure!(
                 port.is_some_and(|port| port > 0),
-                "safekeeper {address:?} is not host:port, such as safekeeper-1:5454"
+                "OGEL_SAFEKEEPERS (--safekeepers) names {address:?}, which is not host:port, such as safekeeper-1:5454"
             );
         }
         self.listen_addresses()?;
         self.auth.verifier()?;
+        self.remote.check()?;
         if let Some(template) = &self.template {
             ensure!(
                 template.is_file(),

@@ -6,7 +6,7 @@ use anyhow::Context;
 use ogel_service::{
     Shutdown, auth, config,
     http::{self, Readiness},
-    listen, logging,
+    listen, logging, names,
 };
 use pageserver::{config::Config, metrics::Metrics, page_service, pageserver::Pageserver, tools};
 
@@ -36,6 +36,8 @@ fn main() -> std::process::ExitCode {
 
 async fn run(config: Config) -> anyhow::Result<()> {
     let shutdown = Shutdown::on_signals().context("signals cannot be handled")?;
+    let safekeepers: Vec<_> = config.safekeepers.iter().map(String::as_str).collect();
+    names::check("OGEL_SAFEKEEPERS (--safekeepers)", &safekeepers, 1).await?;
     let (pg, http) = config.listen_addresses()?;
     let (pg_listener, http_listener) = (listen::bind(&pg).await?, listen::bind(&http).await?);
     let (metrics, registry) = Metrics::registered();

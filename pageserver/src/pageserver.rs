@@ -112,6 +112,7 @@ impl Pageserver {
         claim_folder(folder.path(), NodeId(config.node_id))?;
         let default_store = folder.path().join("remote");
         let store = ObjectStore::open(&config.remote, &default_store, metrics.object_store.clone())?;
+        store.probe_at_start().await?;
         tracing::info!(store = store.url(), "object store");
         Self::start_in(folder, store, config, metrics, shutdown).await
     }
@@ -348,7 +349,7 @@ fn claim_folder(folder: &Path, node_id: NodeId) -> anyhow::Result<()> {
     let identity: FolderIdentity = serde_json::from_value(value)?;
     ensure!(
         identity.node_id == node_id,
-        "{} belongs to node {}, this is node {node_id}: give the right --node-id or --data-dir",
+        "{} belongs to node {}, this is node {node_id}: correct OGEL_NODE_ID (--node-id), or OGEL_DATA_DIR (--data-dir) or the volume that is mounted there",
         folder.display(),
         identity.node_id
     );

@@ -62,7 +62,7 @@ use timeline::Shared;
 const REST_TIMEOUT: Duration = Duration::from_secs(10);
 
 /// The connection to the object store, if one is configured.
-fn open_archive(
+async fn open_archive(
     settings: &Settings,
     registry: &mut MetricsRegistry,
     shutdown: &Shutdown,
@@ -72,6 +72,7 @@ fn open_archive(
         return Ok(None);
     }
     let store = ObjectStore::open(&settings.remote, &settings.data_dir, StoreMetrics::register(registry))?;
+    store.probe_at_start().await?;
     tracing::info!(url = store.url(), "finished WAL goes to the object store");
     let idle_after = Duration::from_secs(settings.idle_after_s);
     Ok(Some(Archive::new(store, idle_after, Arc::new(ArchiveMetrics::register(registry)), shutdown.clone())))
@@ -128,7 +129,7 @@ impl Safekeeper {
                 quota_bytes: settings.timeline_quota_bytes,
                 floor_bytes: settings.free_space_floor_bytes,
             },
-            archive: open_archive(settings, &mut metrics_registry, &shutdown)?,
+            archive: open_archive(settings, &mut metrics_registry, &shutdown).await?,
         };
         let store = Arc::new(store);
         let registry = Arc::new(Registry::new(store.clone(), shared.clone()));

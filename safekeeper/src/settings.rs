@@ -85,14 +85,14 @@ impl FromStr for Peer {
 impl Settings {
     /// Checks what clap cannot: returns the peers by number, without this node itself.
     pub fn peers_by_id(&self) -> anyhow::Result<BTreeMap<NodeId, String>> {
-        ensure!(self.node_id.0 >= 1, "--node-id is 0: nodes are numbered from 1");
+        ensure!(self.node_id.0 >= 1, "OGEL_NODE_ID (--node-id) is 0: nodes are numbered from 1");
         let mut peers = BTreeMap::new();
         for peer in &self.peers {
             if peer.node_id == self.node_id {
                 continue; // the same list may be given to all nodes
             }
             if let Some(other) = peers.insert(peer.node_id, peer.address.clone()) {
-                bail!("--peers names safekeeper {} twice: {other} and {}", peer.node_id, peer.address);
+                bail!("OGEL_PEERS (--peers) names safekeeper {} twice: {other} and {}", peer.node_id, peer.address);
             }
         }
         Ok(peers)
@@ -103,6 +103,7 @@ impl Settings {
         self.peers_by_id()?;
         self.listen_addresses()?;
         self.auth.verifier()?;
+        self.remote.check()?;
         Ok(())
     }
 

@@ -69,7 +69,7 @@ pub enum StoreError {
     },
     /// Belongs to another node.
     #[error(
-        "{path} belongs to safekeeper {found}, but --node-id says {given}: check --node-id and --data-dir (or the mounted volume)"
+        "{path} belongs to safekeeper {found}, but OGEL_NODE_ID (--node-id) says {given}: check it and OGEL_DATA_DIR (--data-dir, or the mounted volume)"
     )]
     OtherNode {
         /// The folder.

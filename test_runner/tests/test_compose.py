@@ -10,6 +10,7 @@ from cluster import RELEASE, ROOT, wait_until
 from composed import SERVICES, ComposeProject
 from engine import Engine
 from recorder import Recorder
+from runbooks import execute
 
 LIMIT_MB = {"safekeeper": 80, "pageserver": 80, "compute": 250}
 
@@ -120,6 +121,24 @@ def test_the_pageservers_volume_may_be_deleted(project: ComposeProject, recorder
     project.compose("up", "-d", "--no-build", "--no-deps", "--force-recreate", "compute")
     project.serves()
     recorder.check()
+
+
+@pytest.mark.parametrize("name, env", [
+    ("compose-lost-safekeeper", {}),
+    ("compose-lost-pageserver", {}),
+    # A change of the environment makes new containers, as a new image does.
+    ("compose-upgrade", {"OGEL_LOG_FORMAT": "json"}),
+])
+def test_runbook(project: ComposeProject, recorder: Recorder, name: str, env: dict[str, str]):
+    recorder.start()
+    commits_go_on(recorder)
+    started = time.monotonic()
+    before = project.compose_id("compute")
+    execute(name, project.env | {"COMPOSE_PROJECT_NAME": project.name} | env, ROOT)
+    project.note(f"runbook {name}", time.monotonic() - started)
+    commits_go_on(recorder)
+    recorder.stop().check()
+    assert (project.compose_id("compute") != before) == bool(env)
 
 
 def test_the_bucket_must_be_named(project: ComposeProject):

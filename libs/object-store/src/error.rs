@@ -87,7 +87,29 @@ impl Failure {
     }
 }
 
-const CHECK_KEYS: &str = "check the access key, its secret and what they are allowed to do with the bucket";
+const CHECK_KEYS: &str = "check the access key (OGEL_S3_ACCESS_KEY_ID), its secret (OGEL_S3_SECRET_ACCESS_KEY) and what they are allowed to do with the bucket";
+const CHECK_SETTINGS: &str = "check OGEL_REMOTE (--remote) and the S3 settings (OGEL_S3_…)";
+
+/// What the store's own error code asks for, by what codes it is told.
+const REMEDIES: [(&[&str], &str); 4] = [
+    (&["NoSuchBucket"], "create the bucket, or name another one in OGEL_REMOTE (--remote)"),
+    (&["RequestTimeTooSkewed", "RequestExpired"], "set this machine's clock (NTP): signatures hold for 15 minutes"),
+    (
+        &[
+            "AuthorizationHeaderMalformed",
+            "PermanentRedirect",
+            "IllegalLocationConstraint",
+            "InvalidRegionName",
+            "eceived redirect",
+        ],
+        "set OGEL_S3_REGION to the bucket's region and OGEL_S3_ENDPOINT to that region's address",
+    ),
+    (&["ExpiredToken", "InvalidToken"], "renew OGEL_S3_SESSION_TOKEN"),
+];
+
+fn remedy(cause: &str) -> Option<&'static str> {
+    REMEDIES.iter().find(|(codes, _)| codes.iter().any(|code| cause.contains(code))).map(|(_, remedy)| *remedy)
+}
 
 impl From<object_store::Error> for Failure {
     fn from(error: object_store::Error) -> Self {
@@ -95,24 +117,28 @@ impl From<object_store::Error> for Failure {
         let cause = describe(&error);
         match error {
             Error::NotFound { .. } if cause.contains("NoSuchBucket") => {
-                Failure::Permanent { cause, remedy: "create the bucket, or name another one with --remote" }
+                Failure::Permanent { remedy: remedy(&cause).unwrap_or(CHECK_SETTINGS), cause }
             }
             Error::NotFound { .. } => Failure::NotFound,
             Error::AlreadyExists { .. } | Error::Precondition { .. } | Error::NotModified { .. } => Failure::Conflict,
             // A clock that is off is worth no retry, a token that has just expired neither.
             Error::PermissionDenied { .. } | Error::Unauthenticated { .. } => {
-                Failure::Permanent { cause, remedy: CHECK_KEYS }
+                Failure::Permanent { remedy: remedy(&cause).unwrap_or(CHECK_KEYS), cause }
             }
             Error::NotImplemented { .. } | Error::NotSupported { .. } => {
                 Failure::Permanent { cause, remedy: "use a store that implements it" }
             }
             Error::InvalidPath { .. } | Error::UnknownConfigurationKey { .. } => {
-                Failure::Permanent { cause, remedy: "check --remote" }
+                Failure::Permanent { cause, remedy: "check OGEL_REMOTE (--remote)" }
             }
             Error::Generic { .. } => match status(&cause) {
                 Some(429 | 503) => Failure::Transient { cause, slow_down: true },
+                Some(300..=399) => Failure::Permanent { remedy: remedy(&cause).unwrap_or(CHECK_SETTINGS), cause },
+                None if cause.contains("eceived redirect") => {
+                    Failure::Permanent { remedy: remedy(&cause).unwrap_or(CHECK_SETTINGS), cause }
+                }
                 Some(400..=407 | 410..=428 | 430..=499) => {
-                    Failure::Permanent { cause, remedy: "check --remote and the S3 settings" }
+                    Failure::Permanent { remedy: remedy(&cause).unwrap_or(CHECK_SETTINGS), cause }
                 }
                 _ if cause.contains("No space left") || cause.contains("Disk quota") => Failure::transient(format!(
                     "{cause} (the object store's disk is full: make room; nothing is lost meanwhile)"

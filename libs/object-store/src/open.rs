@@ -25,7 +25,7 @@ impl ObjectStore {
         let refused = |cause: &str| StoreError::Refused {
             store: url.to_owned(),
             cause: cause.to_owned(),
-            remedy: "give --remote file:///folder, s3://bucket/prefix or memory:".to_owned(),
+            remedy: "set OGEL_REMOTE (--remote) to file:///folder, s3://bucket/prefix or memory:".to_owned(),
         };
         match url.split_once(':') {
             Some(("file", rest)) => {
@@ -60,7 +60,7 @@ impl ObjectStore {
         let refused = |cause: String| StoreError::Refused {
             store: url.clone(),
             cause,
-            remedy: "give a folder that this process may write to".to_owned(),
+            remedy: "name a folder in OGEL_REMOTE (--remote) that this process may write to".to_owned(),
         };
         ogel_service::durable_file::create_folders(folder).map_err(|error| refused(error.to_string()))?;
         let store = LocalFileSystem::new_with_prefix(folder).map_err(|error| refused(error.to_string()))?;
@@ -150,7 +150,7 @@ mod tests {
     #[test]
     fn mistakes_are_refused_with_what_to_do() {
         for (remote, expected) in [
-            ("ftp://x", "--remote file:///folder"),
+            ("ftp://x", "OGEL_REMOTE (--remote) to file:///folder"),
             ("s3://", "names no bucket"),
             ("file:", "names no folder"),
             ("s3://bucket/prefix", "OGEL_S3_REGION"),

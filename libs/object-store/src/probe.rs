@@ -1,11 +1,33 @@
 //! Whether a store keeps the one promise that everything rests on.
 
+use std::time::Duration;
+
 use bytes::Bytes;
 use object_store::{PutMode, PutPayload};
 
 use crate::{ObjectStore, StoreError, error::Failure};
 
+/// A start does not wait longer for a store that does not answer.
+const START_LIMIT: Duration = Duration::from_secs(8);
+
 impl ObjectStore {
+    /// For the start of a process: the store can be used with these settings, or somebody must change them first. A store that does not
+    /// answer, or only "later", is no reason not to start.
+    pub async fn probe_at_start(&self) -> Result<(), StoreError> {
+        let unanswered = match tokio::time::timeout(START_LIMIT, self.probe()).await {
+            Ok(Ok(())) => return Ok(()),
+            Ok(Err(error)) if !error.is_retryable() => return Err(error),
+            Ok(Err(error)) => error.to_string(),
+            Err(_) => format!("no answer within {} s", START_LIMIT.as_secs()),
+        };
+        tracing::warn!(
+            store = self.url(),
+            cause = unanswered,
+            "the object store does not answer (check OGEL_S3_ENDPOINT if it never did); the start goes on without it"
+        );
+        Ok(())
+    }
+
     /// Checks that the second of two creations of one object loses; the first [`ObjectStore::put_new`] does it by itself. A store that lets
     /// both win would let two pageservers own one tenant, and is refused. Costs four requests, once per process.
     pub async fn probe(&self) -> Result<(), StoreError> {

@@ -7,7 +7,10 @@
 use std::{ffi::OsString, path::PathBuf};
 
 use anyhow::{Context, bail};
-use clap::{ArgMatches, Args, Command, Parser};
+use clap::{
+    Arg, ArgMatches, Args, Command, Parser,
+    error::{ContextKind, ContextValue, ErrorKind},
+};
 
 use crate::logging::LogFormat;
 
@@ -27,13 +30,61 @@ pub struct ServiceArgs {
 
 /// Reads the settings of this process; prints what is wrong and exits with code 2 when they cannot be used.
 pub fn parse_or_exit<T: Parser>() -> T {
-    parse_from(std::env::args_os()).unwrap_or_else(|error| match error.downcast::<clap::Error>() {
-        Ok(error) => error.exit(),
-        Err(error) => {
-            eprintln!("error: {error:#}");
-            std::process::exit(2)
+    parse_from(std::env::args_os()).unwrap_or_else(|error| exit_with::<T>(error))
+}
+
+/// Prints why the settings cannot be used, as one line where it names a setting, and exits with code 2 (0 for `--help`).
+pub fn exit_with<T: Parser>(error: anyhow::Error) -> ! {
+    match error.downcast::<clap::Error>() {
+        Ok(error) => match in_one_line(&T::command(), &error) {
+            Some(line) => eprintln!("error: {line}"),
+            None => error.exit(),
+        },
+        Err(error) => eprintln!("error: {error:#}"),
+    }
+    std::process::exit(2)
+}
+
+/// What is wrong with a setting, with the variable that a container's owner has to change.
+fn in_one_line(command: &Command, error: &clap::Error) -> Option<String> {
+    let named = |kind| match error.get(kind) {
+        Some(ContextValue::String(text)) => vec![describe(command, text)],
+        Some(ContextValue::Strings(texts)) => texts.iter().map(|text| describe(command, text)).collect(),
+        _ => Vec::new(),
+    };
+    let these = named(ContextKind::InvalidArg);
+    if these.is_empty() {
+        return None;
+    }
+    let value = match error.get(ContextKind::InvalidValue) {
+        Some(ContextValue::String(text)) => text.as_str(),
+        _ => "",
+    };
+    match error.kind() {
+        ErrorKind::MissingRequiredArgument => {
+            let verb = if these.len() == 1 { "is not set" } else { "are not set" };
+            Some(format!("{} {verb}; --help tells what belongs there", these.join(", ")))
         }
-    })
+        ErrorKind::ValueValidation | ErrorKind::InvalidValue => {
+            let cause = std::error::Error::source(error).map(|cause| format!(": {cause}")).unwrap_or_default();
+            Some(format!("{} cannot be {value:?}{cause}; --help tells what belongs there", these.join(", ")))
+        }
+        ErrorKind::ArgumentConflict => {
+            let others = named(ContextKind::PriorArg);
+            Some(format!("{} and {} exclude each other; remove one of them", these.join(", "), others.join(", ")))
+        }
+        _ => None,
+    }
+}
+
+/// `--node-id <NUMBER>` as `OGEL_NODE_ID (--node-id)`.
+fn describe(command: &Command, usage: &str) -> String {
+    let flag = usage.split([' ', '=']).next().unwrap_or(usage);
+    let argument = command.get_arguments().find(|arg| arg.get_long() == flag.strip_prefix("--"));
+    match argument.and_then(Arg::get_env) {
+        Some(variable) => format!("{} ({flag})", variable.to_string_lossy()),
+        None => flag.to_owned(),
+    }
 }
 
 /// Reads the settings from these arguments, the environment and the file that they name.
@@ -97,6 +148,8 @@ fn scalar(value: toml::Value) -> anyhow::Result<String> {
 
 #[cfg(test)]
 mod tests {
+    use clap::CommandFactory;
+
     use super::*;
 
     #[derive(Debug, Parser)]
@@ -125,6 +178,30 @@ mod tests {
         let settings = parse("node-id = 7\npeers = [\"a\", \"b\"]\nno_sync = true", &[]).unwrap();
         assert_eq!((settings.node_id, settings.peers.len(), settings.no_sync), (7, 2, true));
         assert_eq!(parse("node-id = 7", &["--node-id", "9"]).unwrap().node_id, 9);
+    }
+
+    #[test]
+    fn a_setting_that_is_wrong_is_named_with_its_variable() {
+        #[derive(Debug, Parser)]
+        struct Settings {
+            #[arg(long, env = "OGEL_TEST_NODE_ID", value_name = "NUMBER")]
+            _node_id: u64,
+            #[arg(long, env = "OGEL_TEST_KEYS")]
+            _keys: Option<String>,
+            #[arg(long, env = "OGEL_TEST_OPEN", conflicts_with = "_keys")]
+            _open: bool,
+        }
+        let line = |flags: &[&str]| {
+            let arguments = ["service"].iter().chain(flags).map(OsString::from);
+            let error = parse_from::<Settings>(arguments).unwrap_err().downcast::<clap::Error>().unwrap();
+            in_one_line(&Settings::command(), &error).unwrap()
+        };
+        assert!(line(&[]).starts_with("OGEL_TEST_NODE_ID (--node-id) is not set"), "{}", line(&[]));
+        let wrong = line(&["--node-id", "x"]);
+        assert!(wrong.starts_with("OGEL_TEST_NODE_ID (--node-id) cannot be \"x\": invalid digit"), "{wrong}");
+        let both = line(&["--node-id=1", "--open", "--keys=a"]);
+        assert!(both.contains("OGEL_TEST_OPEN") && both.contains("OGEL_TEST_KEYS"), "{both}");
+        assert!([wrong, both].iter().all(|text| !text.contains('\n')));
     }
 
     #[test]

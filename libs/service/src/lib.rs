@@ -5,6 +5,7 @@
 //! - [`http`]: `/healthz`, `/readyz`, `/metrics`, the JSON error type, serving until shutdown.
 //! - [`Shutdown`]: SIGTERM and SIGINT as a token that every task can wait for.
 //! - [`listen`]: listening on `[::]` or a given address.
+//! - [`names`]: whether the other machines' names are known.
 //! - [`auth`]: tokens: who may do what.
 //! - [`DataFolder`]: one process per data folder.
 //! - [`durable_file`]: files that are whole and on disk, or not there.
@@ -19,6 +20,7 @@ pub mod durable_file;
 pub mod http;
 pub mod listen;
 pub mod logging;
+pub mod names;
 mod shutdown;
 
 pub use data_folder::{DataFolder, DataFolderError};

@@ -1,10 +1,14 @@
 //! `ogel create-timeline`: for storage nodes that something else runs, such as docker-compose.
 
-use std::{process::ExitCode, time::Duration};
+use std::{
+    process::ExitCode,
+    time::{Duration, Instant},
+};
 
-use anyhow::Context;
+use futures::future::join_all;
 use ogel_ids::{TenantId, TimelineId};
 use ogel_service::auth::TokenArgs;
+use serde_json::Value;
 
 use super::{print, say};
 use crate::{bootstrap, http::Http};
@@ -38,20 +42,9 @@ pub struct Args {
     wait: u64,
 }
 
-/// Waits for the nodes, then makes the timeline wherever it is missing.
+/// Makes the timeline wherever it is missing.
 pub async fn run(args: &Args, json: bool) -> anyhow::Result<ExitCode> {
     let http = Http::new(&args.token.source())?;
-    for address in std::iter::once(&args.pageserver).chain(&args.safekeepers) {
-        let serves = async {
-            while !http.ready(address).await {
-                tokio::time::sleep(Duration::from_millis(100)).await;
-            }
-        };
-        say(&format!("waiting for {address}"));
-        tokio::time::timeout(Duration::from_secs(args.wait), serves).await.with_context(|| {
-            format!("{address} does not serve after {} s: check that it runs and that its name is right", args.wait)
-        })?;
-    }
     let wanted = bootstrap::Wanted {
         tenant: args.tenant,
         timeline: args.timeline,
@@ -62,7 +55,51 @@ pub async fn run(args: &Args, json: bool) -> anyhow::Result<ExitCode> {
             None => "template".into(),
         },
     };
-    let made = bootstrap::create_timeline(&http, &wanted).await?;
+    let made = match wait_for_nodes(&http, &wanted, Duration::from_secs(args.wait)).await? {
+        Some(existing) => existing,
+        None => bootstrap::create_timeline(&http, &wanted).await?,
+    };
     print(json, &made, |_| format!("timeline {} is there", args.timeline));
     Ok(ExitCode::SUCCESS)
+}
+
+/// Until all nodes serve, or the timeline is found on the pageserver and on a majority of the safekeepers: a compute that starts again must not
+/// wait for a safekeeper that is away. The timeline if it was found.
+async fn wait_for_nodes(http: &Http, wanted: &bootstrap::Wanted, limit: Duration) -> anyhow::Result<Option<Value>> {
+    let began = Instant::now();
+    let mut said = false;
+    loop {
+        let all = wanted.safekeepers.iter().chain([&wanted.pageserver]);
+        let ready = join_all(all.map(async |address| (address, http.ready(address).await))).await;
+        let missing: Vec<_> =
+            ready.into_iter().filter_map(|(address, is_ready)| (!is_ready).then_some(address)).collect();
+        if missing.is_empty() {
+            return Ok(None);
+        }
+        if !missing.contains(&&wanted.pageserver)
+            && let Some(existing) = bootstrap::find_timeline(http, wanted).await
+        {
+            return Ok(Some(existing));
+        }
+        let list = missing.iter().map(|address| address.as_str()).collect::<Vec<_>>().join(", ");
+        if began.elapsed() > limit {
+            let (mut variables, s) = (Vec::new(), if missing.len() == 1 { "s" } else { "" });
+            if missing.contains(&&wanted.pageserver) {
+                variables.push("OGEL_PAGESERVER_HTTP");
+            }
+            if missing.iter().any(|address| **address != wanted.pageserver) {
+                variables.push("OGEL_SAFEKEEPERS_HTTP");
+            }
+            anyhow::bail!(
+                "{list} serve{s} nothing after {} s: correct {}, or start what should answer there",
+                limit.as_secs(),
+                variables.join(" and ")
+            );
+        }
+        if !said {
+            say(&format!("waiting for {list}"));
+            said = true;
+        }
+        tokio::time::sleep(Duration::from_millis(100)).await;
+    }
 }
