@@ -37,7 +37,9 @@ pub fn template() -> Option<String> {
 pub fn installed(field: &str) -> Option<String> {
     let target =
         std::env::var("CARGO_TARGET_DIR").unwrap_or_else(|_| concat!(env!("CARGO_MANIFEST_DIR"), "/../target").into());
-    let text = std::fs::read(Path::new(&target).join("pg-install.json")).ok()?;
+    // `make` leaves it with the release build.
+    let places = ["pg-install.json", "release/pg-install.json"].map(|name| Path::new(&target).join(name));
+    let text = places.iter().find_map(|path| std::fs::read(path).ok())?;
     let manifest: serde_json::Value = serde_json::from_slice(&text).ok()?;
     manifest.get(field)?.as_str().filter(|path| Path::new(path).exists()).map(str::to_owned)
 }
