@@ -141,28 +141,31 @@ def test_slots_and_positions(make_cluster: Callable[..., Cluster]):
 def test_a_slot_starts_over_amid_running_transactions(make_cluster: Callable[..., Cluster]):
     """The serialized snapshot comes back: without it what commits before a quiet moment would be skipped. So do the maps of a catalog rewritten since."""
     cluster = make_cluster(wal_level="logical").up()
-    cluster.sql("CREATE TABLE t (a int)")
+    cluster.sql("CREATE TABLE t (a int); CREATE TABLE other (a int)")
     cluster.sql("SELECT pg_create_logical_replication_slot('s', 'test_decoding')")
     take = "SELECT data FROM pg_logical_slot_get_changes('s', NULL, NULL, 'include-xids', '0', 'skip-empty-xacts', '1')"
-    long = cluster.connect(autocommit=False)
-    long.execute("INSERT INTO t VALUES (0)")
-    for number in range(1, 4):  # running-xacts records with a transaction in them, at which snapshots are serialized
-        cluster.sql("INSERT INTO t VALUES (%s)", number)
+    restart_lsn = "SELECT restart_lsn::text FROM pg_replication_slots WHERE slot_name = 's'"
+    first = cluster.sql(restart_lsn)
+    overlapping: list[psycopg.Connection] = []
+
+    def moved() -> bool:
+        """A running-xacts record with a transaction in it, at which a snapshot is serialized; the slot follows once that transaction is over."""
+        overlapping.append(cluster.connect(autocommit=False))
+        overlapping[-1].execute("INSERT INTO other VALUES (10)")
+        if len(overlapping) > 2:
+            overlapping.pop(0).rollback()
         cluster.sql("SELECT pg_log_standby_snapshot()")
-        assert len(cluster.sql(take)) == 3
-    long.commit()
-    overlap = cluster.connect(autocommit=False)
-    overlap.execute("INSERT INTO t VALUES (10)")
-    cluster.sql("SELECT pg_log_standby_snapshot()")
-    cluster.sql(take)
-    cluster.sql("SELECT pg_log_standby_snapshot()")
-    cluster.sql(take)
+        cluster.sql(take)
+        return cluster.sql(restart_lsn) != first
+
+    wait_until(moved, "the slot's restart_lsn moves")
     cluster.sql("BEGIN; ALTER TABLE t ADD b int DEFAULT 7; INSERT INTO t VALUES (20); COMMIT")
     cluster.sql("VACUUM FULL pg_class")
     cluster.sql("INSERT INTO t VALUES (21)")
     restart(cluster, "kill")
     cluster.sql("INSERT INTO t VALUES (22)")
     got = " ".join(row[0] for row in cluster.sql(take))
+    assert "using saved snapshot" in (cluster.dir / "compute-main" / "postgres.log").read_text().split("ready to accept connections")[-1]
     for row in ("a[integer]:20 b[integer]:7", "a[integer]:21 b[integer]:7", "a[integer]:22 b[integer]:7"):
         assert row in got, got
     assert "a[integer]:10" not in got, "the compute died before it committed"
@@ -262,6 +265,7 @@ def test_a_branch_has_its_parents_statistics_and_not_its_slots(make_cluster: Cal
     cluster.sql("SELECT pg_create_logical_replication_slot('s', 'test_decoding')")
     restart(cluster, "stop")
     cluster.ogel("branch", "create", "other")
+    cluster.ogel("compute", "start", "other")
     assert cluster.sql("SELECT count(*) FROM pg_replication_slots WHERE slot_name = 's'", branch="other") == [(0,)]
     assert cluster.sql("SELECT n_tup_ins FROM pg_stat_user_tables WHERE relname = 't'", branch="other") == [(100,)]
     assert cluster.sql("SELECT count(*) FROM pg_replication_slots WHERE slot_name = 's'") == [(1,)]
