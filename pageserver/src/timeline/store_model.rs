@@ -1,8 +1,10 @@
 //! The whole store of some timelines against a naive map.
 //!
 //! Random records (images, deltas, deltas that need nothing, tombstones, many keys), branches of branches, flushes, merges (whole, interrupted,
-//! of what readers want), cutoffs, leases, evictions and crashes. Then every key at every readable LSN of every timeline must be what the
+//! of what readers want), cutoffs, leases, evictions, crashes, and deaths between any two requests to the object store. Then every key at every readable LSN of every timeline must be what the
 //! map says, no stack may be longer than the bound, and the folders must hold exactly the files that the manifests name.
+//!
+//! Each case is played twice: on an object store that works, and on one that fails, answers late, loses answers and lists late.
 //!
 //! `proptest` prints the failing case and keeps its seed; `PROPTEST_CASES` says how many are run.
 
@@ -10,7 +12,7 @@ use std::{
     collections::{BTreeMap, BTreeSet},
     path::PathBuf,
     sync::{
-        Arc, OnceLock,
+        Arc,
         atomic::{AtomicU64, AtomicUsize, Ordering},
     },
     time::Duration,
@@ -18,7 +20,10 @@ use std::{
 
 use bytes::Bytes;
 use ogel_ids::{Generation, Lsn, NodeId, TenantId, TimelineId};
-use ogel_object_store::{ObjectStore, StoreMetrics};
+use ogel_object_store::{
+    ObjectStore, StoreMetrics,
+    faults::{Fault, Faults},
+};
 use proptest::prelude::*;
 use wal_decoder::{
     checkpoint_state::CheckpointState,
@@ -39,7 +44,7 @@ use crate::{
     },
     manifest::{Ancestor as AncestorEntry, Lease, TimelineState},
     metrics::Metrics,
-    remote::{TenantStore, TimelineStore, claim::Insistence, layout},
+    remote::{TenantStore, TimelineStore, claim::Insistence, layout, manifest_log},
 };
 
 const TENANT: TenantId = TenantId::from_bytes([7; 16]);
@@ -90,6 +95,8 @@ enum Step {
     Release,
     /// Everything in memory is lost, and ingested again.
     Crash,
+    /// A flush and merges of which so many requests reach the object store before the process dies.
+    Die(u64),
     /// Local files go; the object store has them.
     Evict,
     /// The other timelines' turn.
@@ -123,6 +130,7 @@ fn step() -> impl Strategy<Value = Step> {
         1 => any::<u8>().prop_map(Step::Lease),
         1 => Just(Step::Release),
         2 => Just(Step::Crash),
+        1 => (0..12_u64).prop_map(Step::Die),
         2 => Just(Step::Evict),
         4 => any::<u8>().prop_map(Step::Switch),
     ]
@@ -157,9 +165,47 @@ struct Model {
     records: Vec<(Lsn, Vec<Operation>)>,
 }
 
+/// Request after which a process is dead; a live one has none.
+const NEVER: u64 = u64::MAX;
+
+/// How a process sees the object store: shaky if there is a seed, and gone once it is dead.
+fn faults(seed: Option<u64>, last_request: Arc<AtomicU64>) -> Arc<Faults> {
+    let count = AtomicU64::new(0);
+    Faults::new(move |_, _| {
+        let alive = last_request.fetch_update(Ordering::SeqCst, Ordering::SeqCst, |left| match left {
+            0 => None,
+            NEVER => Some(NEVER),
+            left => Some(left - 1),
+        });
+        if alive.is_err() {
+            return Some(Fault::ServerError);
+        }
+        let mut mixed = seed?.wrapping_add(count.fetch_add(1, Ordering::SeqCst).wrapping_mul(0x9e37_79b9_7f4a_7c15));
+        mixed = (mixed ^ mixed >> 30).wrapping_mul(0xbf58_476d_1ce4_e5b9);
+        mixed = (mixed ^ mixed >> 27).wrapping_mul(0x94d0_49bb_1331_11eb);
+        // Rare enough that seven attempts never fail in a row.
+        match (mixed ^ mixed >> 31) % 200 {
+            0..3 => Some(Fault::SlowDown),
+            3..7 => Some(Fault::LostReply),
+            7..11 => Some(Fault::ServerError),
+            11..14 => Some(Fault::CutBody),
+            14..16 => Some(Fault::Delay(Duration::from_millis(1))),
+            _ => None,
+        }
+    })
+}
+
+fn runtime() -> tokio::runtime::Runtime {
+    tokio::runtime::Builder::new_multi_thread().worker_threads(1).enable_all().build().unwrap()
+}
+
 pub(super) struct World {
     folder: tempfile::TempDir,
-    runtime: Arc<tokio::runtime::Runtime>,
+    /// Of the process that lives: what it had under way ends with it.
+    runtime: tokio::runtime::Runtime,
+    seed: Option<u64>,
+    last_request: Arc<AtomicU64>,
+    /// As it is; the process sees it through its faults.
     remote: ObjectStore,
     tenant: Arc<TenantStore>,
     pub(super) environment: Arc<Environment>,
@@ -185,42 +231,35 @@ fn timeline_id(number: usize) -> TimelineId {
 }
 
 impl World {
-    fn new() -> World {
+    fn new(seed: Option<u64>) -> World {
         let never = FreezeLimits {
             size_bytes: usize::MAX,
             wal_bytes: u64::MAX,
             age: Duration::MAX,
             all_open_bytes: usize::MAX,
         };
-        Self::with(never, LIMITS)
+        Self::seeded(never, LIMITS, seed)
     }
 
     pub(super) fn with(freeze: FreezeLimits, compaction: CompactionLimits) -> World {
+        Self::seeded(freeze, compaction, None)
+    }
+
+    fn seeded(freeze: FreezeLimits, compaction: CompactionLimits, seed: Option<u64>) -> World {
         let memory = std::path::Path::new("/dev/shm");
         let folder = if memory.is_dir() { tempfile::tempdir_in(memory) } else { tempfile::tempdir() }.unwrap();
-        static RUNTIME: OnceLock<Arc<tokio::runtime::Runtime>> = OnceLock::new();
-        let runtime = RUNTIME.get_or_init(|| {
-            Arc::new(tokio::runtime::Builder::new_multi_thread().worker_threads(1).enable_all().build().unwrap())
-        });
-        let runtime = runtime.clone();
-        let _guard = runtime.enter();
+        let runtime = runtime();
         let remote = ObjectStore::memory(StoreMetrics::default());
-        let tenant = runtime.block_on(TenantStore::attach(&remote, TENANT, NodeId(1), Insistence::IfOurs)).unwrap();
-        let environment = Arc::new(Environment {
-            remote_reader: RemoteReader::new(remote.clone()),
-            upload_queue_bytes: u64::MAX,
-            block_cache: Arc::new(BlockCache::new(1 << 20)),
-            page_cache: PageCache::new(1 << 20, Metrics::default()),
-            freeze,
-            compaction,
-            compress: true,
-            open_bytes: AtomicU64::new(0),
-            metrics: Metrics::default(),
-        });
-        let runtime = runtime.clone();
+        let last_request = Arc::new(AtomicU64::new(NEVER));
+        let seen = remote.with_faults_for_tests(faults(seed, last_request.clone()));
+        let claim = TenantStore::attach(&seen, TENANT, NodeId(1), Insistence::IfOurs);
+        let tenant = runtime.block_on(claim).unwrap();
+        let environment = Self::environment(&runtime, seen, freeze, compaction);
         let mut world = World {
             folder,
             runtime,
+            seed,
+            last_request,
             remote,
             tenant,
             environment,
@@ -231,6 +270,26 @@ impl World {
         };
         world.create(None);
         world
+    }
+
+    fn environment(
+        runtime: &tokio::runtime::Runtime,
+        store: ObjectStore,
+        freeze: FreezeLimits,
+        compaction: CompactionLimits,
+    ) -> Arc<Environment> {
+        let _guard = runtime.enter();
+        Arc::new(Environment {
+            remote_reader: RemoteReader::new(store),
+            upload_queue_bytes: u64::MAX,
+            block_cache: Arc::new(BlockCache::new(1 << 20)),
+            page_cache: PageCache::new(1 << 20, Metrics::default()),
+            freeze,
+            compaction,
+            compress: true,
+            open_bytes: AtomicU64::new(0),
+            metrics: Metrics::default(),
+        })
     }
 
     fn path(&self, number: usize) -> PathBuf {
@@ -315,7 +374,19 @@ impl World {
         let from = self.folder.path().join(self.lives.to_string());
         self.lives += 1;
         std::fs::rename(from, self.folder.path().join(self.lives.to_string())).unwrap();
-        let claim = TenantStore::attach(&self.remote, TENANT, NodeId(1), Insistence::IfOurs);
+        self.runtime = runtime(); // the old one's tasks end here
+        self.last_request = Arc::new(AtomicU64::new(NEVER));
+        let faults = faults(self.seed.map(|seed| seed ^ self.lives as u64), self.last_request.clone());
+        if self.seed.is_some_and(|seed| (seed >> self.lives) & 1 == 1) {
+            // What the life before wrote last is not listed yet.
+            let generation = self.tenant.generation.0;
+            faults.list_late(&format!("generations/{generation:08x}"));
+            faults.list_late(&format!("manifest/{generation:08x}-"));
+        }
+        let seen = self.remote.with_faults_for_tests(faults);
+        let (freeze, compaction) = (self.environment.freeze, self.environment.compaction);
+        self.environment = Self::environment(&self.runtime, seen.clone(), freeze, compaction);
+        let claim = TenantStore::attach(&seen, TENANT, NodeId(1), Insistence::IfOurs);
         self.tenant = self.runtime.block_on(claim).unwrap();
         for number in 0..count {
             let found = self.runtime.block_on(TimelineStore::open(&self.tenant, timeline_id(number))).unwrap().unwrap();
@@ -464,6 +535,18 @@ impl World {
                 drop(timeline);
                 self.crash();
             }
+            Step::Die(requests) => {
+                self.last_request.store(requests, Ordering::SeqCst);
+                // It may need what it cannot read any more.
+                let _ =
+                    timeline.flush_all().and_then(|_| timeline.move_cutoff(chosen(50, timeline.disk_consistent_lsn())));
+                let _ = timeline.compact(&|| false);
+                while self.last_request.load(Ordering::SeqCst) > 0 && timeline.store().status().queued > 0 {
+                    std::thread::yield_now();
+                }
+                drop(timeline);
+                self.crash();
+            }
             Step::Switch(number) => *current = usize::from(number) % self.timelines.len(),
         }
     }
@@ -504,6 +587,9 @@ impl World {
             prop_assert!(matches!(refused, Err(ReadError::BelowCutoff { .. })), "{below} was not refused");
         }
         self.runtime.block_on(timeline.store().drained().durable()).unwrap();
+        let stored = manifest_log::load(&self.remote, TENANT, timeline.id, self.tenant.generation);
+        let stored = self.runtime.block_on(stored).unwrap().unwrap().manifest;
+        prop_assert!(stored == timeline.manifest(), "the object store has another manifest than the readers");
         let named: BTreeSet<String> = manifest.layers.keys().map(LayerName::to_string).collect();
         let is_leftover = || {
             let files = std::fs::read_dir(self.path(number).join(LAYERS_FOLDER)).unwrap();
@@ -551,20 +637,26 @@ proptest! {
     })]
 
     #[test]
-    fn the_store_is_what_happened(steps in prop::collection::vec(step(), 1..90)) {
-        let mut world = World::new();
-        let mut current = 0;
-        for step in steps {
-            world.run(step, &mut current);
-        }
-        for number in 0..world.timelines.len() {
-            world.check(number)?;
-        }
-        world.crash();
-        for number in 0..world.timelines.len() {
-            world.timelines[number].flush_all().unwrap();
-            world.timelines[number].compact(&|| false).unwrap();
-            world.check(number)?;
-        }
+    fn the_store_is_what_happened(steps in prop::collection::vec(step(), 1..90), seed in any::<u64>()) {
+        play(&steps, None)?;
+        play(&steps, Some(seed))?;
     }
+}
+
+fn play(steps: &[Step], seed: Option<u64>) -> Result<(), TestCaseError> {
+    let mut world = World::new(seed);
+    let mut current = 0;
+    for step in steps {
+        world.run(step.clone(), &mut current);
+    }
+    for number in 0..world.timelines.len() {
+        world.check(number)?;
+    }
+    world.crash();
+    for number in 0..world.timelines.len() {
+        world.timelines[number].flush_all().unwrap();
+        world.timelines[number].compact(&|| false).unwrap();
+        world.check(number)?;
+    }
+    Ok(())
 }
