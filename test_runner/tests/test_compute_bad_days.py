@@ -258,7 +258,7 @@ def test_a_backend_is_killed_in_a_page_request(table: Cluster, proxy: PageProxy)
 
 def test_no_disk_for_the_file_cache(make_cluster):
     """A full disk under the file cache costs hits, not answers, and when there is room again it is used."""
-    cluster = make_cluster(shared_buffers="1MB", autovacuum="off").up()
+    cluster = make_cluster(shared_buffers="1MB", autovacuum="off", bgwriter_lru_maxpages="0").up()
     cluster.sql("CREATE EXTENSION ogel")
     path = next((cluster.dir / "compute-main").rglob("ogel_file_cache"))
     path.unlink()
@@ -275,7 +275,8 @@ def test_no_disk_for_the_file_cache(make_cluster):
     errors, hits = cluster.sql(look)[0]
     assert cluster.sql("SELECT count(*), -sum(i) FROM t") == RIGHT
     after = cluster.sql(look)[0]
-    assert after[0] == errors and after[1] > hits + 500, (errors, hits, after)
+    # a process that runs since before, like the checkpointer, may still have the full disk's file open
+    assert after[1] > hits + 500 and after[0] - errors < (after[1] - hits) / 10, (errors, hits, after)
 
 
 def test_a_refused_token_is_an_error(table: Cluster, proxy: PageProxy):
