@@ -43,8 +43,9 @@ ext: postgres
 
 test: verify test-rust test-cluster ## Everything that CI runs
 
-test-rust:
-	$(CARGO) test --workspace
+# PostgreSQL is there, so a test that goes without it has failed.
+test-rust: postgres-all
+	OGEL_TEST_REQUIRE_POSTGRES=1 $(CARGO) test --workspace
 
 test-cluster: postgres-all ext build-rust
 	$(PYTHON) -m pytest test_runner -m "not heavy" $(PYTEST_ARGS)

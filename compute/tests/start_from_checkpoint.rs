@@ -1,5 +1,4 @@
-//! A start checkpoint, the slot file, the settings and the process against a real PostgreSQL 17. Skipped, with a printed
-//! reason, where `target/pg-install.json` (written by `pgxn/pg`) names none.
+//! A start checkpoint, the slot file, the settings and the process against a real PostgreSQL 17.
 
 use std::{fs, os::unix::fs::FileExt, path::Path, process::Command, time::Duration};
 
@@ -23,12 +22,6 @@ use wal_decoder::control_file::ControlFile;
 /// Length of a shutdown checkpoint record.
 const CHECKPOINT_RECORD_BYTES: u64 = 120;
 
-fn installed() -> Option<std::path::PathBuf> {
-    let manifest = Path::new(env!("CARGO_MANIFEST_DIR")).join("../target/pg-install.json");
-    let json: serde_json::Value = serde_json::from_slice(&fs::read(manifest).ok()?).ok()?;
-    Some(json["stock"].as_str()?.into())
-}
-
 fn run_as(owner: RunUser, program: &Path, arguments: &[&str]) -> anyhow::Result<()> {
     use std::os::unix::process::CommandExt;
     let mut command = Command::new(program);
@@ -43,10 +36,7 @@ fn run_as(owner: RunUser, program: &Path, arguments: &[&str]) -> anyhow::Result<
 
 #[tokio::test]
 async fn postgres_starts_without_redo_and_keeps_wal_for_the_slot() -> anyhow::Result<()> {
-    let Some(prefix) = installed() else {
-        println!("skipped: no PostgreSQL is installed, build it with pgxn/pg");
-        return Ok(());
-    };
+    let Some(prefix) = ogel_test_postgres::stock() else { return Ok(()) };
     let owner = RunUser::find("ogel")?;
     let folder = tempfile::tempdir_in("/tmp")?;
     owner.own(folder.path())?;

@@ -13,7 +13,7 @@ use std::{
 
 use bytes::Bytes;
 use ogel_ids::Lsn;
-use support::{FakeSafekeeper, SEGMENT, Server, TENANT, TIMELINE, installed, template};
+use support::{FakeSafekeeper, SEGMENT, Server, TENANT, TIMELINE, template};
 use wal_decoder::{
     key::{PAGE_SIZE, RelFork},
     stream::StreamDecoder,
@@ -176,10 +176,7 @@ fn wal_behind(data: &Path, start: Lsn, system_identifier: u64) -> Vec<u8> {
 #[tokio::test(flavor = "multi_thread")]
 async fn a_cluster_rebuilt_from_its_wal_says_the_same() {
     let Some(template) = template() else { return };
-    let Some(bin) = installed("stock").map(|prefix| PathBuf::from(prefix).join("bin")) else {
-        eprintln!("skipped: PostgreSQL is not built; run `pgxn/pg build`");
-        return;
-    };
+    let Some(bin) = ogel_test_postgres::stock().map(|prefix| prefix.join("bin")) else { return };
     let folder = tempfile::Builder::new().prefix("ogel-stock").tempdir_in("/tmp").unwrap();
     let root = folder.path();
     run(Command::new("chmod").args(["755", root.to_str().unwrap()]));

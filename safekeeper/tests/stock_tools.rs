@@ -1,12 +1,12 @@
 //! Stock `pg_receivewal` attaches to a safekeeper and writes the same bytes; stock `pg_waldump` reads its files.
 //!
-//! Needs a stock PostgreSQL 17: the one that `target/pg-install.json` names, or `OGEL_STOCK_PG`.
+//! Needs a stock PostgreSQL 17.
 #![allow(clippy::unwrap_used)] // a test that panics has failed
 
 mod node;
 
 use std::{
-    path::{Path, PathBuf},
+    path::Path,
     process::{Command, Output, Stdio},
 };
 
@@ -17,15 +17,6 @@ use wal_decoder::stream::StreamDecoder;
 
 const SEGMENT: u32 = 16 << 20;
 const FIRST: Lsn = Lsn(SEGMENT as u64);
-
-fn stock_postgres() -> Option<PathBuf> {
-    if let Ok(path) = std::env::var("OGEL_STOCK_PG") {
-        return Some(path.into());
-    }
-    let manifest = Path::new(env!("CARGO_MANIFEST_DIR")).join("../target/pg-install.json");
-    let manifest: serde_json::Value = serde_json::from_slice(&std::fs::read(manifest).ok()?).ok()?;
-    Some(manifest["stock"].as_str()?.into())
-}
 
 fn run(command: &mut Command) -> Output {
     let output = command.stdin(Stdio::null()).output().unwrap_or_else(|error| panic!("{command:?}: {error}"));
@@ -47,13 +38,17 @@ impl RealWal {
         &self.bytes[from.bytes_since(FIRST) as usize..to.bytes_since(FIRST) as usize]
     }
 
-    /// Runs a server in `folder` as an unprivileged user (PostgreSQL refuses to run as root).
+    /// Runs a server in `folder`, as an unprivileged user when this is root (PostgreSQL refuses to run as that).
     fn make(pg: &Path, folder: &Path) -> Self {
         let data = folder.join("data");
+        let is_root = std::fs::metadata("/proc/self").is_ok_and(|me| std::os::unix::fs::MetadataExt::uid(&me) == 0);
         let as_user = |line: String| {
-            run(Command::new("runuser").args(["-u", "ogel", "--", "sh", "-c", &line]).current_dir("/"));
+            let shell: &[&str] = if is_root { &["runuser", "-u", "ogel", "--", "sh"] } else { &["sh"] };
+            run(Command::new(shell[0]).args(&shell[1..]).args(["-c", &line]).current_dir("/"));
         };
-        run(Command::new("chown").arg("ogel").arg(folder));
+        if is_root {
+            run(Command::new("chown").arg("ogel").arg(folder));
+        }
         let (bin, data_text, socket) = (pg.join("bin").display().to_string(), data.display(), folder.display());
         as_user(format!("{bin}/initdb -N -A trust -U postgres -D {data_text}"));
         as_user(format!(
@@ -89,10 +84,7 @@ impl RealWal {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn stock_tools_read_what_a_safekeeper_keeps() {
-    let Some(pg) = stock_postgres() else {
-        println!("skipped: there is no stock PostgreSQL; build it (make pg) or set OGEL_STOCK_PG");
-        return;
-    };
+    let Some(pg) = ogel_test_postgres::stock() else { return };
     let server = tempfile::tempdir().unwrap();
     let wal = RealWal::make(&pg, server.path());
     assert!(wal.end > Lsn(3 * u64::from(SEGMENT)), "several segments");

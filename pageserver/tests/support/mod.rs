@@ -23,25 +23,7 @@ pub const SEGMENT: u32 = 16 << 20;
 
 /// Path of the template, or `None` with a printed reason.
 pub fn template() -> Option<String> {
-    if let Ok(path) = std::env::var("OGEL_TEMPLATE") {
-        return Some(path);
-    }
-    let path = installed("template");
-    if path.is_none() {
-        eprintln!("skipped: no template; build one with `pgxn/pg template` or name it in OGEL_TEMPLATE");
-    }
-    path
-}
-
-/// A field of the manifest that `pgxn/pg` leaves after building PostgreSQL.
-pub fn installed(field: &str) -> Option<String> {
-    let target =
-        std::env::var("CARGO_TARGET_DIR").unwrap_or_else(|_| concat!(env!("CARGO_MANIFEST_DIR"), "/../target").into());
-    // `make` leaves it with the release build.
-    let places = ["pg-install.json", "release/pg-install.json"].map(|name| Path::new(&target).join(name));
-    let text = places.iter().find_map(|path| std::fs::read(path).ok())?;
-    let manifest: serde_json::Value = serde_json::from_slice(&text).ok()?;
-    manifest.get(field)?.as_str().filter(|path| Path::new(path).exists()).map(str::to_owned)
+    ogel_test_postgres::template()?.into_os_string().into_string().ok()
 }
 
 fn settings(data: &Path, template: &str, safekeepers: &[&str], extra: &[&str]) -> Config {
