@@ -11,7 +11,9 @@ import subprocess
 import tempfile
 import urllib.error
 import urllib.request
+from contextlib import contextmanager
 from pathlib import Path
+from typing import Iterator
 
 import psycopg
 import pytest
@@ -103,6 +105,17 @@ class SpreadCluster:
         self.network = network or Network()
         self.processes: dict[str, subprocess.Popen] = {}
         self.tenant, self.timeline = os.urandom(16).hex(), os.urandom(16).hex()
+
+    @contextmanager
+    def running(self) -> Iterator["SpreadCluster"]:
+        """Started, and removed afterwards; that all processes still run is checked, and what they said is printed."""
+        try:
+            yield self.up()
+            self.all_run()
+        finally:
+            for host in self.processes:
+                print(f"==> {host}\n{self.log(host)[-3000:]}")
+            self.remove()
 
     def up(self) -> "SpreadCluster":
         try:

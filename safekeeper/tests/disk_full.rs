@@ -26,6 +26,15 @@ impl Drop for SmallDisk<'_> {
     }
 }
 
+/// Sends about so many, 800,000 bytes each.
+async fn append_megabytes(proposer: &mut TestProposer, wal: &mut Wal, count: usize) {
+    for _ in 0..count {
+        let begin = wal.end();
+        let bytes = wal.append(800_000);
+        proposer.append(begin, &bytes, begin).await;
+    }
+}
+
 async fn lack_of_space(proposer: &mut TestProposer) -> String {
     loop {
         match proposer.receive().await {
@@ -50,11 +59,7 @@ async fn a_used_up_quota_is_back_pressure() {
         assert_eq!(node.create(timeline(id), &wal, &node::with_strangers(node.member)).await.0, 201);
     }
     let mut proposer = TestProposer::elect(&node, timeline(1), 1).await;
-    for _ in 0..6 {
-        let begin = wal.end();
-        let bytes = wal.append(800_000);
-        proposer.append(begin, &bytes, begin).await;
-    }
+    append_megabytes(&mut proposer, &mut wal, 6).await;
     let text = lack_of_space(&mut proposer).await;
     assert!(text.contains("quota of 4194304"), "{text}");
     let state = node.state(timeline(1)).await;
@@ -92,11 +97,7 @@ async fn the_floor_leaves_room_for_votes() {
     let mut wal = Wal::new();
     assert_eq!(node.create(timeline(1), &wal, &node::with_strangers(node.member)).await.0, 201);
     let mut proposer = TestProposer::elect(&node, timeline(1), 1).await;
-    for _ in 0..9 {
-        let begin = wal.end();
-        let bytes = wal.append(800_000);
-        proposer.append(begin, &bytes, begin).await;
-    }
+    append_megabytes(&mut proposer, &mut wal, 9).await;
     let text = lack_of_space(&mut proposer).await;
     assert!(text.contains("must stay free"), "{text}");
     TestProposer::elect(&node, timeline(1), 2).await;
@@ -118,11 +119,7 @@ async fn a_full_disk_stops_acknowledgements_until_there_is_space() {
     std::fs::write(&filler, vec![1; 4 << 20]).unwrap();
 
     let mut proposer = TestProposer::elect(&node, timeline(1), 1).await;
-    for _ in 0..6 {
-        let begin = wal.end();
-        let bytes = wal.append(800_000);
-        proposer.append(begin, &bytes, begin).await;
-    }
+    append_megabytes(&mut proposer, &mut wal, 6).await;
     let text = lack_of_space(&mut proposer).await;
     assert!(text.contains("free disk space"), "{text}");
     let state = node.state(timeline(1)).await;

@@ -219,14 +219,8 @@ def spread():
         pytest.skip("only root can make network namespaces")
     if shutil.which("ip") is None:
         pytest.skip("iproute2's `ip` is not installed")
-    cluster = SpreadCluster()
-    try:
-        yield cluster.up()
-        cluster.all_run()
-    finally:
-        for host in cluster.processes:
-            print(f"==> {host}\n{cluster.log(host)[-3000:]}")
-        cluster.remove()
+    with SpreadCluster().running() as cluster:
+        yield cluster
 
 
 def test_cut_from_safekeepers(spread: SpreadCluster):

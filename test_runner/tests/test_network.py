@@ -21,14 +21,8 @@ DELAY_MS = 4
 def slow() -> Iterator[SpreadCluster]:
     if os.geteuid() != 0 or shutil.which("ip") is None or not Path("/dev/net/tun").exists():
         pytest.skip("needs root, iproute2's `ip` and /dev/net/tun")
-    cluster = SpreadCluster(SlowNetwork(delay_ms=DELAY_MS, jitter_ms=2, loss=0.01, seed=seed_from_environment()))
-    try:
-        yield cluster.up()
-        cluster.all_run()
-    finally:
-        for host in cluster.processes:
-            print(f"==> {host}\n{cluster.log(host)[-3000:]}")
-        cluster.remove()
+    with SpreadCluster(SlowNetwork(delay_ms=DELAY_MS, jitter_ms=2, loss=0.01, seed=seed_from_environment())).running() as cluster:
+        yield cluster
 
 
 @pytest.mark.timeout(600)

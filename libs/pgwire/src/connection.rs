@@ -1,6 +1,6 @@
 //! The server's end of a connection.
 
-use std::{sync::Arc, time::Duration};
+use std::{fmt::Display, sync::Arc, time::Duration};
 
 use bytes::BufMut;
 use tokio::{
@@ -103,6 +103,29 @@ impl Connection {
             .map_err(|_| WireError::TimedOut("waiting for the password"))??;
         let Some(frame) = frame.filter(|frame| frame.tag == b'p') else { return Ok(None) };
         Ok(Some(Fields(&frame.body).text()?.to_owned()))
+    }
+
+    /// Lets the client in if `judge` accepts the token that it shows as its password; else it is told why, and this is `None`.
+    /// Where no token `is_wanted`, none is asked for, and `judge` gets an empty one.
+    pub async fn admit<G, E: Display>(
+        &mut self,
+        is_wanted: bool,
+        judge: impl FnOnce(&str) -> Result<G, E>,
+        server_version: &str,
+    ) -> Result<Option<G>, WireError> {
+        let token = if is_wanted { self.ask_password().await?.unwrap_or_default() } else { String::new() };
+        match judge(&token) {
+            Ok(grant) => {
+                self.welcome(server_version).await?;
+                Ok(Some(grant))
+            }
+            Err(error) => {
+                let refusal = ServerMessage::fatal(sqlstate::INVALID_PASSWORD, error.to_string())
+                    .with_hint("Show a token as the password (stock tools: PGPASSWORD); `ogel token` makes one.");
+                self.refuse(&refusal).await?;
+                Ok(None)
+            }
+        }
     }
 
     /// Lets the client in: AuthenticationOk, the settings that clients look for, ReadyForQuery.

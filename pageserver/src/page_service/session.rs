@@ -6,7 +6,7 @@ use anyhow::Context;
 use bytes::{Bytes, BytesMut};
 use ogel_ids::{Lsn, TenantId, Term, TimelineId};
 use ogel_pgwire::{Accepted, Connection, FrontendMessage, Limits, ServerMessage, WireError, sqlstate};
-use ogel_service::auth::{Access, Grant, Verifier};
+use ogel_service::auth::{Access, Grant};
 use tokio::{net::TcpStream, sync::mpsc};
 
 use super::{
@@ -31,11 +31,10 @@ pub async fn run(stream: TcpStream, pageserver: &Pageserver, pool: &ReadPool) ->
     let Accepted::Session(mut connection) = Connection::accept(stream, Limits::default()).await? else {
         return Ok(());
     };
-    let grant = match ask_token(&mut connection, &pageserver.verifier).await? {
-        Ok(grant) => grant,
-        Err(refusal) => return connection.refuse(&refusal).await,
+    let judge = |token: &str| pageserver.verifier.verify(token);
+    let Some(grant) = connection.admit(pageserver.verifier.is_on(), judge, SERVER_VERSION).await? else {
+        return Ok(());
     };
-    connection.welcome(SERVER_VERSION).await?;
     loop {
         let message = tokio::select! {
             message = connection.read_message() => message?,
@@ -58,18 +57,6 @@ pub async fn run(stream: TcpStream, pageserver: &Pageserver, pool: &ReadPool) ->
             Some(FrontendMessage::CopyData(_) | FrontendMessage::CopyDone | FrontendMessage::CopyFail(_)) => {}
         }
     }
-}
-
-/// What the client may do, or why it is not let in.
-async fn ask_token(
-    connection: &mut Connection,
-    verifier: &Verifier,
-) -> Result<Result<Grant, ServerMessage>, WireError> {
-    let token = if verifier.is_on() { connection.ask_password().await?.unwrap_or_default() } else { String::new() };
-    Ok(verifier.verify(&token).map_err(|error| {
-        ServerMessage::fatal(sqlstate::INVALID_PASSWORD, error.to_string())
-            .with_hint("Show a token as the password; `ogel token` makes one.")
-    }))
 }
 
 async fn query(

@@ -1,21 +1,9 @@
 //! Who may give which command, by the token shown as the password.
 
-use ogel_pgwire::{Connection, ServerMessage, Startup, WireError, sqlstate};
-use ogel_service::auth::{Access, Grant, Verifier};
+use ogel_pgwire::{ServerMessage, Startup, sqlstate};
+use ogel_service::auth::{Access, Grant};
 
 use super::{command::Command, key};
-
-/// What the client may do, or why it is not let in.
-pub async fn ask_token(
-    connection: &mut Connection,
-    verifier: &Verifier,
-) -> Result<Result<Grant, ServerMessage>, WireError> {
-    let token = if verifier.is_on() { connection.ask_password().await?.unwrap_or_default() } else { String::new() };
-    Ok(verifier.verify(&token).map_err(|error| {
-        ServerMessage::fatal(sqlstate::INVALID_PASSWORD, error.to_string())
-            .with_hint("show a token as the password (stock tools: PGPASSWORD); `ogel token` makes one")
-    }))
-}
 
 /// The command, or the refusal of one that this client may not give.
 pub fn allowed<E>(

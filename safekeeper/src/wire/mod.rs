@@ -84,11 +84,8 @@ impl Session {
     async fn run(&self, stream: TcpStream) -> Result<(), WireError> {
         let limits = Limits { max_frame_bytes: MAX_FRAME_BYTES, ..Limits::default() };
         let Accepted::Session(mut connection) = Connection::accept(stream, limits).await? else { return Ok(()) };
-        let grant = match access::ask_token(&mut connection, &self.verifier).await? {
-            Ok(grant) => grant,
-            Err(refusal) => return connection.refuse(&refusal).await,
-        };
-        connection.welcome(SERVER_VERSION).await?;
+        let judge = |token: &str| self.verifier.verify(token);
+        let Some(grant) = connection.admit(self.verifier.is_on(), judge, SERVER_VERSION).await? else { return Ok(()) };
         while let Some(message) = connection.read_message().await? {
             match message {
                 FrontendMessage::Query(sql) => {

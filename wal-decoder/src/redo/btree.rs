@@ -57,6 +57,15 @@ const METAPAGE_MAGIC: u32 = 0x0005_3162;
 /// Bytes of `BTMetaPageData`.
 const METADATA_SIZE: usize = 48;
 
+/// Leaves of the page only its special area, as before a rewrite.
+fn empty(page: &mut Slotted<'_>) {
+    page.bytes[..SPECIAL].fill(0);
+    page.set_lower(HEADER_SIZE);
+    page.set_upper(SPECIAL);
+    page.put_u16(16, SPECIAL as u16);
+    page.put_u16(18, PAGE_SIZE as u16 | 4);
+}
+
 pub(super) fn redo(page: &mut Page, change: &Change<'_>) -> Result<(), Fault> {
     let page = &mut Slotted::new(page);
     let record = &change.record;

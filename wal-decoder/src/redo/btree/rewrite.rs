@@ -3,13 +3,13 @@
 //! Mirrors `btree_xlog_dedup`, `_vacuum` and `_delete` (`nbtxlog.c`, `nbtdedup.c`). Deviation: none but what [`super`] says.
 
 use super::{
-    FLAGS, HAS_GARBAGE, NEXT, SPECIAL, check, first_data_item,
+    FLAGS, HAS_GARBAGE, NEXT, check, first_data_item,
     index_tuple::{self, HEAP_POINTER_SIZE, Pointers},
     op,
 };
 use crate::{
     byte_reader::ByteReader,
-    key::{PAGE_SIZE, Page},
+    key::Page,
     redo::{
         Change, Fault,
         page::{Place, Slotted},
@@ -28,11 +28,7 @@ pub(super) fn deduplicate(page: &mut Slotted<'_>, change: &Change<'_>) -> Result
     let mut intervals = ByteReader::new(ByteReader::new(change.record.block_data).bytes(count * 4)?);
     let mut old: Page = *page.bytes;
     let old = Slotted::new(&mut old);
-    page.bytes[..SPECIAL].fill(0);
-    page.set_lower(super::HEADER_SIZE);
-    page.set_upper(SPECIAL);
-    page.put_u16(16, SPECIAL as u16);
-    page.put_u16(18, PAGE_SIZE as u16 | 4);
+    super::empty(page);
 
     let mut added = 0;
     let first = first_data_item(page);

@@ -4,13 +4,13 @@
 //! Mirrors `btree_xlog_split` (`nbtxlog.c`). Deviation: each half is made alone; the left one needs no right one.
 
 use super::{
-    CYCLE, FLAGS, INCOMPLETE_SPLIT, LEAF, Links, NEXT, PREVIOUS, SPECIAL, check, first_data_item,
+    CYCLE, FLAGS, INCOMPLETE_SPLIT, LEAF, Links, NEXT, PREVIOUS, check, first_data_item,
     index_tuple::{self, HEAP_POINTER_SIZE},
     init, op, restore_items,
 };
 use crate::{
     byte_reader::ByteReader,
-    key::{PAGE_SIZE, Page},
+    key::Page,
     redo::{
         Change, Fault,
         page::{Place, Slotted, align8},
@@ -68,11 +68,7 @@ fn left_half(page: &mut Slotted<'_>, change: &Change<'_>, split: &Split) -> Resu
     let first = first_data_item(page);
     let mut old: Page = *page.bytes;
     let old = Slotted::new(&mut old);
-    page.bytes[..SPECIAL].fill(0);
-    page.set_lower(super::HEADER_SIZE);
-    page.set_upper(SPECIAL);
-    page.put_u16(16, SPECIAL as u16);
-    page.put_u16(18, PAGE_SIZE as u16 | 4);
+    super::empty(page);
 
     let mut left = LeftHalf { page, count: 0 };
     left.push(high_key)?;
