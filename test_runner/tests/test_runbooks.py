@@ -64,18 +64,25 @@ def test_lost_pageserver_volume(in_a_folder: str, cluster: Cluster, tmp_path: Pa
 
 
 def test_full_disk(make_cluster, monkeypatch, tmp_path: Path):
-    """A floor above what the disk has free is a full disk: commits wait until there is room, and the compute's log says for what."""
+    """A floor above what the disk has free is a full disk: commits wait until there is room, and status and log say for what."""
     cluster = make_cluster().up()
     cluster.sql("CREATE TABLE t (a int, filler text)")
     cluster.ogel("down")
     monkeypatch.setenv("OGEL_FREE_SPACE_FLOOR_BYTES", str(1 << 60))
     cluster.up()
     commit = PendingCommit(cluster.connect(), "INSERT INTO t SELECT i, repeat('x', 1000) FROM generate_series(1, 60000) i")
-    wait_until(lambda: "no disk space" in cluster.log("compute-main"), "the compute says why commits wait")
-    assert "no disk space" in follow("full-disk", cluster, tmp_path)
+    said = lambda: re.findall(r"safekeeper (\d): no disk space", cluster.log("compute-main"))
+    wait_until(lambda: set(said()) == {"1", "2", "3"}, "the compute says why commits wait")
+    lines = follow("full-disk", cluster, tmp_path).splitlines()
+    for node in range(1, 4):
+        line = next(line for line in lines if line.startswith(f"safekeeper-{node}"))
+        assert "waits_for_space no disk space" in line and "must stay free" in line, line
+        assert f"safekeeper {node}: no disk space" in next(line for line in lines if line.startswith("compute-main")), lines
+    assert any("cannot be used now" in line for line in lines), lines
     assert commit.outcome is None, "a commit waits, it does not fail"
     cluster.ogel("down")
     assert commit.join(30) == "error"
+    assert sorted(said()) == ["1", "2", "3"], "it was tried again for seconds, and said once"
     monkeypatch.delenv("OGEL_FREE_SPACE_FLOOR_BYTES")
     cluster.up()
     cluster.sql("INSERT INTO t VALUES (1)")

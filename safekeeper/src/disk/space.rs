@@ -17,19 +17,20 @@ pub struct SpaceLimits {
 
 impl SpaceLimits {
     /// Why `wanted_bytes` more must not be taken, if they must not; the timeline has `used_bytes` in `folder`.
+    /// The same lack gives the same text, however much is used or free at the moment: whoever hears it each second says it once.
     pub fn refuse(self, folder: &Path, used_bytes: u64, wanted_bytes: u64) -> io::Result<Option<String>> {
         let Self { quota_bytes, floor_bytes } = self;
         if quota_bytes > 0 && used_bytes.saturating_add(wanted_bytes) > quota_bytes {
             return Ok(Some(format!(
-                "the timeline's WAL takes {used_bytes} bytes of its quota of {quota_bytes}: it must be uploaded and ingested \
-                 before more fits, or --timeline-quota-bytes raised"
+                "the timeline's WAL fills its quota of {quota_bytes} bytes: it must be uploaded and ingested before more fits, \
+                 or --timeline-quota-bytes raised"
             )));
         }
         if floor_bytes > 0 {
-            let free_bytes = free(folder)?;
-            if free_bytes < floor_bytes.saturating_add(wanted_bytes) {
+            let needed_bytes = floor_bytes.saturating_add(wanted_bytes);
+            if free(folder)? < needed_bytes {
                 return Ok(Some(format!(
-                    "only {free_bytes} bytes are free on the disk, of which {floor_bytes} must stay free (--free-space-floor-bytes)"
+                    "fewer than {needed_bytes} bytes are free on the disk, of which {floor_bytes} must stay free (--free-space-floor-bytes)"
                 )));
             }
         }
@@ -53,8 +54,10 @@ mod tests {
         let refuse = |limits: SpaceLimits| limits.refuse(folder.path(), 90, 16).unwrap();
         assert_eq!(refuse(SpaceLimits::default()), None);
         assert_eq!(refuse(SpaceLimits { quota_bytes: 106, floor_bytes: 1 }), None);
-        let quota = refuse(SpaceLimits { quota_bytes: 105, floor_bytes: 0 }).unwrap();
+        let full = SpaceLimits { quota_bytes: 105, floor_bytes: 0 };
+        let quota = refuse(full).unwrap();
         assert!(quota.contains("quota of 105"), "{quota}");
+        assert_eq!(full.refuse(folder.path(), 95, 16).unwrap(), Some(quota), "said once, though more is used");
         let floor = refuse(SpaceLimits { quota_bytes: 0, floor_bytes: u64::MAX }).unwrap();
         assert!(floor.contains("must stay free"), "{floor}");
     }
