@@ -6,18 +6,15 @@
 
 mod support;
 
-use std::{
-    path::{Path, PathBuf},
-    process::Command,
-};
+use std::{collections::BTreeMap, io::Read, process::Command};
 
-use bytes::Bytes;
 use ogel_ids::Lsn;
-use support::{FakeSafekeeper, SEGMENT, Server, TENANT, TIMELINE, template};
-use wal_decoder::{
-    key::{PAGE_SIZE, RelFork},
-    stream::StreamDecoder,
+use support::{
+    FakeSafekeeper, SEGMENT, Server, TENANT, TIMELINE,
+    stock_postgres::{Postgres, Stage, basebackup, rebuild, run, wal_behind},
+    template,
 };
+use wal_decoder::{stream::StreamDecoder, v17::rmgr};
 
 const WORKLOAD: &str = r"
 create table t (id int primary key, v text, n int);
@@ -46,164 +43,59 @@ update t set n = n + 1;
 create table after_checkpoint as select i from generate_series(1, 1000) i;
 ";
 
-struct Postgres {
-    bin: PathBuf,
-    data: PathBuf,
-    socket: PathBuf,
-}
+/// The last transaction id before the era changes is 0xFFFFFFFF; this is the next one of a cluster in era 6.
+const LATE_XID: &str = "0xffffff00";
+const LATE_OLDEST_XID: &str = "0xfffff000";
+const ERA_7: u64 = 7 << 32;
 
-impl Postgres {
-    /// Runs a program of PostgreSQL's, as the unprivileged user when this is root.
-    fn run(&self, program: &str, arguments: &[&str]) -> String {
-        let program = self.bin.join(program);
-        let mut command = if is_root() {
-            let mut command = Command::new("runuser");
-            command.args(["-u", "ogel", "--"]).arg(program);
-            command
-        } else {
-            Command::new(program)
-        };
-        let output = command.args(arguments).current_dir("/").output().unwrap();
-        let text = String::from_utf8_lossy(&output.stdout).into_owned();
-        let log = std::fs::read_to_string(self.data.join("log")).unwrap_or_default();
-        assert!(
-            output.status.success(),
-            "{arguments:?}: {text}{}\nserver log:\n{log}",
-            String::from_utf8_lossy(&output.stderr)
-        );
-        text
-    }
+/// Prepared in era 6; the second has a subtransaction.
+const ERA_6: &str = r"
+create table t (id int primary key, n int); create index on t (n);
+begin; insert into t values (1, 1); prepare transaction 'committed later';
+begin; insert into t values (2, 2); savepoint s; insert into t values (3, 3); prepare transaction 'aborted later';
+begin; insert into t values (4, 4); savepoint s; insert into t values (5, 5); prepare transaction 'open';
+checkpoint;
+";
+const AFTER: &str = r"
+begin; insert into t values (6, 6); prepare transaction 'of era 7';
+commit prepared 'committed later'; rollback prepared 'aborted later';
+checkpoint;
+";
 
-    fn start(&self) {
-        give_away(&self.data);
-        let settings = "-c fsync=off -c listen_addresses= -c max_prepared_transactions=10 -c wal_keep_size=4GB \
-                        -c max_wal_size=4GB -c shared_buffers=16MB";
-        let options = format!("{settings} -k {}", self.socket.display());
-        let (data, log) = (self.data.to_str().unwrap(), self.data.join("log"));
-        self.run("pg_ctl", &["-D", data, "-w", "-l", log.to_str().unwrap(), "-o", &options, "start"]);
-    }
-
-    fn stop(&self) {
-        self.run("pg_ctl", &["-D", self.data.to_str().unwrap(), "-m", "fast", "-w", "stop"]);
-    }
-
-    fn sql(&self, database: &str, text: &str) -> String {
-        let host = self.socket.to_str().unwrap();
-        self.run(
-            "psql",
-            &["-X", "-A", "-t", "-v", "ON_ERROR_STOP=1", "-h", host, "-U", "postgres", "-d", database, "-c", text],
-        )
-    }
-
-    fn script(&self, text: &str) {
-        for line in text.lines().filter(|line| !line.trim().is_empty()) {
-            // One line is one connection, so that what is written stays in the order of the script.
-            let statements: Vec<&str> = line.split_inclusive(';').collect();
-            let host = self.socket.to_str().unwrap();
-            let mut arguments =
-                vec!["-X", "-q", "-v", "ON_ERROR_STOP=1", "-h", host, "-U", "postgres", "-d", "postgres"];
-            for statement in &statements {
-                arguments.extend(["-c", statement.trim()]);
-            }
-            self.run("psql", &arguments);
-        }
-    }
-
-    /// What a user can see: the dump of all databases, a table by its index, prepared transactions. Sizes are left out: PostgreSQL
-    /// extends by many blocks at once without WAL, so that a rebuilt cluster is smaller, as after a crash of its own.
-    fn everything(&self) -> String {
-        let host = self.socket.to_str().unwrap();
-        let dump = self.run("pg_dumpall", &["-h", host, "-U", "postgres", "--no-sync", "--no-unlogged-table-data"]);
-        // The dump begins and ends with a random key.
-        let dump: Vec<&str> =
-            dump.lines().filter(|line| !line.starts_with("\\restrict") && !line.starts_with("\\unrestrict")).collect();
-        let by_index = self.sql(
-            "postgres",
-            "set enable_seqscan = off; set enable_bitmapscan = off; \
-             select count(*), sum(n) from (select n from t where n > -1 order by n) s",
-        );
-        let prepared = self.sql("postgres", "select gid, transaction from pg_prepared_xacts");
-        format!("{}\n{by_index}{prepared}", dump.join("\n"))
-    }
-}
-
-impl Drop for Postgres {
-    fn drop(&mut self) {
-        if self.data.join("postmaster.pid").exists() {
-            let program = self.bin.join("pg_ctl");
-            let mut command = Command::new(if is_root() { Path::new("runuser") } else { &program });
-            if is_root() {
-                command.args(["-u", "ogel", "--"]).arg(&program);
-            }
-            let _ = command.args(["-D", self.data.to_str().unwrap(), "-m", "immediate", "stop"]).output();
-        }
-    }
-}
-
-fn is_root() -> bool {
-    std::fs::metadata("/proc/self").is_ok_and(|me| std::os::unix::fs::MetadataExt::uid(&me) == 0)
-}
-
-fn give_away(folder: &Path) {
-    if is_root() {
-        run(Command::new("chown").args(["-R", "ogel:", folder.to_str().unwrap()]));
-    }
-    run(Command::new("chmod").args(["-R", "u=rwX,go=", folder.to_str().unwrap()]));
-}
-
-fn run(command: &mut Command) {
-    let output = command.output().unwrap();
-    assert!(output.status.success(), "{command:?}: {}", String::from_utf8_lossy(&output.stderr));
-}
-
-/// The WAL of a stopped cluster from `start` to the end of its last record.
-fn wal_behind(data: &Path, start: Lsn, system_identifier: u64) -> Vec<u8> {
-    let segment_size = u64::from(SEGMENT);
-    let mut at = start.segment_start(segment_size);
-    let mut bytes = Vec::new();
-    while let Ok(segment) = std::fs::read(data.join("pg_wal").join(at.segment_file_name(segment_size))) {
-        bytes.extend(segment);
-        at = Lsn(at.0 + segment_size);
-    }
-    bytes.drain(..start.segment_offset(segment_size) as usize);
-    let mut decoder = StreamDecoder::new(start, SEGMENT, Some(system_identifier)).unwrap();
-    decoder.feed(Bytes::from(bytes.clone()));
-    while let Ok(Some(_)) = decoder.next_record() {}
-    bytes.truncate((decoder.last_good_end().0 - start.0) as usize);
-    bytes
-}
+/// `xl_rmid` in a record.
+const RMID_OFFSET: usize = 17;
+const SMALL: [&str; 6] = ["--freeze-size-mb", "4", "--page-cache-mb", "8", "--block-cache-mb", "8"];
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_cluster_rebuilt_from_its_wal_says_the_same() {
-    let Some(template) = template() else { return };
-    let Some(bin) = ogel_test_postgres::stock().map(|prefix| prefix.join("bin")) else { return };
-    let folder = tempfile::Builder::new().prefix("ogel-stock").tempdir_in("/tmp").unwrap();
-    let root = folder.path();
-    run(Command::new("chmod").args(["755", root.to_str().unwrap()]));
-    let socket = root.join("s");
-    std::fs::create_dir(&socket).unwrap();
-    run(Command::new("chmod").args(["777", socket.to_str().unwrap()]));
-
+    let (Some(template), Some(stage)) = (template(), Stage::set()) else { return };
     let safekeeper = FakeSafekeeper::start(Default::default()).await;
-    let small = ["--freeze-size-mb", "4", "--page-cache-mb", "8", "--block-cache-mb", "8"];
-    let server = Server::start(&root.join("pageserver"), &template, &[&safekeeper.address], &small).await;
-    let (timeline, _) = server.pageserver.create(TENANT, TIMELINE).await.unwrap();
+    let folder = stage.root().join("pageserver");
+    let server = Server::start(&folder, &template, &[&safekeeper.address], &SMALL).await;
+    server.pageserver.create(TENANT, TIMELINE).await.unwrap();
 
     // The same fresh cluster, run by stock PostgreSQL.
-    let original = Postgres { bin: bin.clone(), data: root.join("original"), socket: socket.clone() };
-    std::fs::create_dir(&original.data).unwrap();
-    run(Command::new("tar").args(["--zstd", "-xf", &template, "-C", original.data.to_str().unwrap()]));
-    let segment = original.data.join("pg_wal").join(timeline.start_lsn.segment_file_name(u64::from(SEGMENT)));
-    let mut wal = std::fs::read(&segment).unwrap();
-    let prefix = timeline.wal_prefix().unwrap();
-    wal[..prefix.len()].copy_from_slice(&prefix);
-    std::fs::write(&segment, wal).unwrap();
-    std::fs::write(original.data.join("global/pg_control"), timeline.original_control_file().unwrap()).unwrap();
+    let original = stage.original(&template, &server.timeline());
     original.start();
     original.script(WORKLOAD);
     let expected = original.everything();
     original.stop();
 
+    let (wal, end) = ingest(&server, &safekeeper, &original).await;
+    assert!(server.timeline().head().state.clean_shutdown);
+
+    // From memory and files, then from files alone.
+    assert_same(&rebuild(&server, &stage, end, &wal).await.1, &expected);
+    server.stop().await;
+    let server = Server::start(&folder, &template, &[&safekeeper.address], &SMALL).await;
+    assert!(server.timeline().layer_summary().files > 2, "several layers were written");
+    assert_same(&rebuild(&server, &stage, end, &wal).await.1, &expected);
+    server.stop().await;
+}
+
+/// All WAL that the original has written: its bytes and its end.
+async fn ingest(server: &Server, safekeeper: &FakeSafekeeper, original: &Postgres) -> (Vec<u8>, Lsn) {
+    let timeline = server.timeline();
     let wal = wal_behind(&original.data, timeline.start_lsn, timeline.system_identifier);
     let end = Lsn(timeline.start_lsn.0 + wal.len() as u64);
     safekeeper.change(|state| {
@@ -214,17 +106,7 @@ async fn a_cluster_rebuilt_from_its_wal_says_the_same() {
     let started = std::time::Instant::now();
     server.wait_for(end, 1).await;
     eprintln!("{} MB of WAL ingested in {:?}", wal.len() >> 20, started.elapsed());
-    assert!(timeline.head().state.clean_shutdown);
-
-    // From memory and files, then from files alone.
-    let rebuilt = rebuild(&server, &bin, root, end, &wal).await;
-    assert_same(&rebuilt, &expected);
-    server.stop().await;
-    let server = Server::start(&root.join("pageserver"), &template, &[&safekeeper.address], &small).await;
-    assert!(server.timeline().layer_summary().files > 2, "several layers were written");
-    let rebuilt = rebuild(&server, &bin, root, end, &wal).await;
-    assert_same(&rebuilt, &expected);
-    server.stop().await;
+    (wal, end)
 }
 
 fn assert_same(found: &str, expected: &str) {
@@ -234,60 +116,99 @@ fn assert_same(found: &str, expected: &str) {
     assert_eq!(found.lines().count(), expected.lines().count());
 }
 
-/// A data directory from the basebackup and all relations, and what PostgreSQL says when it runs there.
-async fn rebuild(server: &Server, bin: &Path, root: &Path, end: Lsn, wal: &[u8]) -> String {
-    let data = root.join("rebuilt");
-    let _ = std::fs::remove_dir_all(&data);
-    std::fs::create_dir(&data).unwrap();
-    let mut copy = server.client().await.copy_out(&format!("basebackup 1 {TENANT} {TIMELINE} {end} 1")).await.unwrap();
-    let mut tar = Vec::new();
-    while let Some(piece) = copy.receive().await.unwrap() {
-        tar.extend_from_slice(&piece);
-    }
-    tar::Archive::new(&tar[..]).unpack(&data).unwrap();
-    let mut client = server.pagestream(1).await;
-    let relations = all_relations(server, end);
-    assert!(relations.len() > 800, "{} relation forks", relations.len());
-    for (rel, blocks) in relations {
-        let count = client.block_count(rel, (Lsn::MAX, end)).await;
-        assert_eq!(count.rest[..], blocks.to_be_bytes());
-        let mut content = Vec::new();
-        let numbers: Vec<u32> = (0..blocks).collect();
-        for chunk in numbers.chunks(128) {
-            let answer = client.pages(rel, chunk, (Lsn::MAX, end)).await;
-            assert_eq!(answer.tag, 103, "{rel:?} {chunk:?}: {}", String::from_utf8_lossy(&answer.rest[1..]));
-            assert_eq!(answer.rest.len(), 2 + chunk.len() * PAGE_SIZE);
-            content.extend_from_slice(&answer.rest[2..]);
-        }
-        let parent = if rel.rel.db == 0 { data.join("global") } else { data.join(format!("base/{}", rel.rel.db)) };
-        std::fs::write(parent.join(format!("{}{}", rel.rel.rel, rel.fork.file_suffix())), content).unwrap();
-    }
-    // The segments that hold the checkpoint: real WAL from the start of the timeline.
-    let timeline = server.timeline();
-    let mut all = timeline.wal_prefix().unwrap();
-    all.extend_from_slice(wal);
-    let first = timeline.start_lsn.segment_start(u64::from(SEGMENT));
-    for (number, segment) in all.chunks(SEGMENT as usize).enumerate() {
-        let mut segment = segment.to_vec();
-        segment.resize(SEGMENT as usize, 0);
-        let at = Lsn(first.0 + number as u64 * u64::from(SEGMENT));
-        std::fs::write(data.join("pg_wal").join(at.segment_file_name(u64::from(SEGMENT))), segment).unwrap();
-    }
-    std::fs::write(data.join("postgresql.conf"), "").unwrap();
-    std::fs::write(data.join("pg_hba.conf"), "local all all trust\n").unwrap();
-    std::fs::write(data.join("pg_ident.conf"), "").unwrap();
-    let postgres = Postgres { bin: bin.to_owned(), data, socket: root.join("s") };
-    postgres.start();
-    let said = postgres.everything();
-    postgres.stop();
-    said
+/// Files of prepared transactions, by name, as PostgreSQL has them after a checkpoint.
+fn two_phase_files(postgres: &Postgres) -> BTreeMap<String, Vec<u8>> {
+    let files = std::fs::read_dir(postgres.data.join("pg_twophase")).unwrap().map(|entry| entry.unwrap());
+    files.map(|file| (file.file_name().into_string().unwrap(), std::fs::read(file.path()).unwrap())).collect()
 }
 
-fn all_relations(server: &Server, at: Lsn) -> Vec<(RelFork, u32)> {
-    use pageserver::{keyspace::KeyRange, layer::Io};
-    let sizes = server.timeline().scan(KeyRange::all_rel_sizes(), at, Io::MayBlock).unwrap();
-    sizes
-        .iter()
-        .map(|(key, value)| (key.as_rel_size().unwrap(), u32::from_be_bytes(value[..].try_into().unwrap())))
-        .collect()
+/// The same as a compute gets them.
+async fn two_phase_files_at(server: &Server, at: Lsn) -> BTreeMap<String, Vec<u8>> {
+    let tar = basebackup(server, at).await;
+    let mut files = BTreeMap::new();
+    for entry in tar::Archive::new(&tar[..]).entries().unwrap() {
+        let mut entry = entry.unwrap();
+        let path = entry.path().unwrap().to_string_lossy().into_owned();
+        if let Some(name) = path.strip_prefix("pg_twophase/").filter(|name| !name.is_empty()) {
+            let mut content = Vec::new();
+            entry.read_to_end(&mut content).unwrap();
+            files.insert(name.to_owned(), content);
+        }
+    }
+    files
+}
+
+/// End of the newest record of a transaction that ends at or before `limit`.
+fn last_transaction(wal: &[u8], server: &Server, limit: Lsn) -> Lsn {
+    let timeline = server.timeline();
+    let start = timeline.start_lsn;
+    let mut decoder = StreamDecoder::new(start, SEGMENT, Some(timeline.system_identifier)).unwrap();
+    decoder.feed(wal.to_vec().into());
+    let mut newest = start;
+    while let Some(record) = decoder.next_record().unwrap().filter(|record| record.end <= limit) {
+        if record.bytes[RMID_OFFSET] == rmgr::XACT {
+            newest = record.end;
+        }
+    }
+    newest
+}
+
+/// A template whose next transaction id is shortly before the end of era 6.
+fn late_template(stage: &Stage, template: &str) -> String {
+    let late = stage.unpacked("late", template);
+    late.start();
+    for database in ["postgres", "template1"] {
+        late.sql(database, "vacuum (freeze)"); // no id of a row may be in the future then
+    }
+    late.stop();
+    let data = late.data.to_str().unwrap();
+    late.run("pg_resetwal", &["-D", data, "-e", "6", "-x", LATE_XID, "-u", LATE_OLDEST_XID]);
+    std::fs::write(late.data.join("pg_xact/0FFF"), vec![0; 32 * 8192]).unwrap();
+    let archive = stage.root().join("late.tar.zst").to_str().unwrap().to_owned();
+    run(Command::new("tar").args(["--zstd", "-cf", &archive, "-C", data, "."]));
+    archive
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn prepared_transactions_outlive_an_era_of_transaction_ids() {
+    let (Some(template), Some(stage)) = (template(), Stage::set()) else { return };
+    let template = late_template(&stage, &template);
+    let safekeeper = FakeSafekeeper::start(Default::default()).await;
+    let folder = stage.root().join("pageserver");
+    let server = Server::start(&folder, &template, &[&safekeeper.address], &SMALL).await;
+    server.pageserver.create(TENANT, TIMELINE).await.unwrap();
+
+    let original = stage.original(&template, &server.timeline());
+    original.start();
+    original.script(ERA_6);
+    let early: Lsn = original.sql("postgres", "select pg_current_wal_insert_lsn()").trim().parse().unwrap();
+    let early_files = two_phase_files(&original);
+    original.sql("postgres", "do $$ begin for i in 1..400 loop perform pg_current_xact_id(); commit; end loop; end $$");
+    let next: u64 = original.sql("postgres", "select pg_current_xact_id()").trim().parse().unwrap();
+    assert!(next > ERA_7, "{next:x} is in the next era");
+    original.script(AFTER);
+    let files = two_phase_files(&original);
+    let expected = original.everything();
+    original.stop();
+    let eras = |files: &BTreeMap<_, _>| files.keys().map(|name: &String| name[..8].to_owned()).collect::<Vec<_>>();
+    assert_eq!(eras(&early_files), ["00000006"; 3]);
+    assert_eq!(eras(&files), ["00000006", "00000007"]);
+
+    let (wal, end) = ingest(&server, &safekeeper, &original).await;
+    assert_eq!(server.timeline().head().state.checkpoint.checkpoint.next_xid >> 32, 7);
+    server.stop().await;
+    let server = Server::start(&folder, &template, &[&safekeeper.address], &SMALL).await;
+    let early = last_transaction(&wal, &server, early);
+    assert_eq!(two_phase_files_at(&server, early).await, early_files);
+    assert_eq!(two_phase_files_at(&server, end).await, files);
+    let (rebuilt, said) = rebuild(&server, &stage, end, &wal).await;
+    assert_same(&said, &expected);
+
+    // They end as the user wants, whichever era they are of.
+    rebuilt.start();
+    rebuilt.script("commit prepared 'open'; rollback prepared 'of era 7';");
+    let rows = rebuilt.sql("postgres", "select string_agg(id::text, ' ' order by id) from t");
+    assert_eq!(rows.trim(), "1 4 5");
+    rebuilt.stop();
+    server.stop().await;
 }

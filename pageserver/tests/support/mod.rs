@@ -1,6 +1,7 @@
 //! A pageserver in this process, and a safekeeper that serves what a test gives it.
 #![allow(dead_code)] // each test file uses its own part
 
+pub mod stock_postgres;
 pub mod wal_writer;
 
 use std::{path::Path, sync::Arc, time::Duration};
