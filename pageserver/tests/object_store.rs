@@ -138,6 +138,43 @@ async fn evicted_layers_are_read_from_the_store() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn a_read_that_needs_a_store_that_is_away_says_so_and_others_go_on() {
+    let Some(template) = template() else { return };
+    let folder = tempfile::tempdir().unwrap();
+    let faults = Faults::new(|_, _| None);
+    let store = ObjectStore::memory(StoreMetrics::default()).with_faults_for_tests(faults.clone());
+    let safekeeper = FakeSafekeeper::start(Arc::default()).await;
+    let limits =
+        [&SMALL_LAYERS[..], &["--disk-budget-mb", "1", "--disk-free-mb", "0", "--block-cache-mb", "1"]].concat();
+    let server = Server::start_on(&store, folder.path(), &template, &[&safekeeper.address], &limits).await;
+    let mut writer = create(&server, &safekeeper).await;
+    write(&server, &safekeeper, &mut writer, 0..4).await;
+    settled(&server).await;
+    let pageserver = server.pageserver.clone();
+    assert!(tokio::task::spawn_blocking(move || pageserver.evict_now()).await.unwrap() > 1 << 20);
+
+    faults.set_outage(true);
+    let pg_proc = rel(1255);
+    let at = (Lsn::MAX, writer.at.end);
+    let mut pages = server.pagestream(1).await;
+    let (_, text) = pages.pages(pg_proc, &[0, 50, 90], at).await.error();
+    assert!(text.contains("injected outage"), "{text}");
+    // Ingest goes on, and what is in memory is read, on the same connection.
+    let record = writer.create(rel(60_004));
+    safekeeper.change(|wal| wal.bytes.extend(record));
+    server.wait_for(writer.at.end, 1).await;
+    assert_eq!(pages.block_count(rel(60_004), (Lsn::MAX, writer.at.end)).await.tag, 102);
+    assert!(!server.timeline().ingest_status().stopped);
+
+    faults.set_outage(false);
+    let answer = pages.pages(pg_proc, &[0, 50, 90], at).await;
+    assert!(answer.tag == 103 && answer.rest[2..].iter().any(|byte| *byte != 0), "{}", answer.tag);
+    check(&server, 5).await;
+    drop(pages);
+    server.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn the_older_of_two_pageservers_is_fenced_and_says_so() {
     let Some(template) = template() else { return };
     let folder = tempfile::tempdir().unwrap();

@@ -4,12 +4,20 @@
 mod support;
 
 use std::{
+    collections::BTreeSet,
     path::{Path, PathBuf},
     process::{Command, Output},
+    time::Duration,
 };
 
+use ogel_object_store::{ObjectStore, RemoteArgs, StoreMetrics, faults::Faults};
+use ogel_service::Shutdown;
+use pageserver::tools::check;
 use serde_json::Value;
-use support::{FakeSafekeeper, Server, TENANT, TIMELINE, template};
+use support::{
+    FakeSafekeeper, Server, TENANT, TIMELINE, template,
+    wal_writer::{WalWriter, rel},
+};
 
 fn tool(arguments: &[&str]) -> Output {
     Command::new(env!("CARGO_BIN_EXE_pageserver")).args(arguments).output().unwrap()
@@ -84,6 +92,60 @@ async fn a_store_is_checked() {
     bytes[20] ^= 1;
     std::fs::write(&base, bytes).unwrap();
     assert_eq!(problems(&store, &[])[0].0, "damaged");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_store_in_use_is_not_blamed_for_what_was_replaced_meanwhile() {
+    let Some(template) = template() else { return };
+    let folder = tempfile::tempdir().unwrap();
+    let safekeeper = FakeSafekeeper::start(Default::default()).await;
+    let server = Server::start(folder.path(), &template, &[&safekeeper.address], &[]).await;
+    let timeline = server.pageserver.create(TENANT, TIMELINE).await.unwrap().0;
+    safekeeper.change(|wal| {
+        wal.start = timeline.start_lsn;
+        wal.terms = vec![(1, timeline.start_lsn)];
+    });
+    let mut writer = WalWriter::behind(&server);
+    let (now, before) = (folder.path().join("remote"), folder.path().join("before"));
+    for number in 0..2 {
+        if number == 1 {
+            copy(&now, &before);
+        }
+        let bytes = [writer.create(rel(60_000 + number)), writer.commit(1000 + number)].concat();
+        safekeeper.change(|wal| wal.bytes.extend(bytes));
+        server.wait_for(writer.at.end, 1).await;
+        timeline.checkpoint(Duration::from_secs(60), &Shutdown::new()).await.unwrap();
+    }
+    let worked_on = timeline.clone();
+    tokio::task::spawn_blocking(move || worked_on.compact_fully(&|| false)).await.unwrap().unwrap();
+    timeline.store().drained().durable().await.unwrap();
+    let named: BTreeSet<String> = timeline.manifest().layers.keys().map(ToString::to_string).collect();
+    drop(timeline);
+    server.stop().await;
+    let layers = before.join(format!("tenants/{TENANT}/timelines/{TIMELINE}/layers"));
+    let old = std::fs::read_dir(&layers).unwrap().map(|entry| entry.unwrap());
+    let replaced: Vec<_> = old.filter(|file| !named.contains(file.file_name().to_str().unwrap())).collect();
+    assert!(!replaced.is_empty());
+    replaced.iter().for_each(|file| std::fs::remove_file(file.path()).unwrap());
+
+    // The check has read the old manifest when the store moves on.
+    let args = RemoteArgs { remote: Some(format!("file://{}", before.display())), ..RemoteArgs::default() };
+    let store = ObjectStore::open(&args, folder.path(), StoreMetrics::default()).unwrap();
+    let unmoved = check(&store, None, true, 0, false).await.unwrap().problems;
+    assert!(!unmoved.is_empty() && unmoved.iter().all(|problem| problem.kind == "missing"), "{unmoved:?}");
+    let faults = Faults::new(move |operation, key| {
+        if operation == "head" && key.contains("/layers/") {
+            copy(&now, &before);
+        }
+        None
+    });
+    let report = check(&store.with_faults_for_tests(faults), None, true, 0, false).await.unwrap();
+    assert!(report.problems.is_empty(), "{:?}", report.problems);
+}
+
+fn copy(from: &Path, to: &Path) {
+    let done = Command::new("cp").arg("-rT").args([from, to]).status().unwrap();
+    assert!(done.success());
 }
 
 #[test]

@@ -6,6 +6,7 @@ mod remote_check;
 use std::process::ExitCode;
 
 use clap::{Parser, Subcommand};
+pub use remote_check::{Problem, Report, check};
 
 /// Looks into layer files and object stores; nothing is changed.
 #[derive(Debug, Parser)]

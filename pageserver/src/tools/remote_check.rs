@@ -169,8 +169,7 @@ impl Checker<'_> {
     /// The newest generation. Claims are counted without gaps.
     async fn claims(&mut self, tenant: TenantId) -> anyhow::Result<Generation> {
         let claims = self.objects(&layout::claims(tenant)).await?;
-        let number = |key: &str| u32::from_str_radix(key.rsplit('/').next()?, 16).ok();
-        let newest = claims.keys().filter_map(|key| number(key)).max().unwrap_or(0);
+        let newest = claims.keys().filter_map(|key| claim_number(key)).max().unwrap_or(0);
         for generation in (1..=newest).map(Generation) {
             let key = layout::claim(tenant, generation);
             match self.store.get(&key, MAX_CLAIM_BYTES).await {
@@ -215,7 +214,7 @@ impl Checker<'_> {
         if let Some(ancestor) = manifest.ancestor.filter(|ancestor| !siblings.contains(&ancestor.timeline)) {
             self.problem(&folder, "missing", format!("its ancestor {} is not in the store", ancestor.timeline));
         }
-        let mut named = BTreeSet::new();
+        let (mut named, sound) = (BTreeSet::new(), self.report.problems.len());
         let wanted: &[&str] = if manifest.ancestor.is_none() { &[CONTROL_FILE, WAL_PREFIX_FILE] } else { &[] };
         for name in [CONTROL_FILE, WAL_PREFIX_FILE] {
             let key = layout::creation_file(tenant, timeline, name);
@@ -229,7 +228,31 @@ impl Checker<'_> {
             self.layer(manifest, desc, &key, &objects).await?;
             named.insert(key);
         }
+        if self.report.problems.len() > sound {
+            self.forget_replaced(sound, tenant, timeline).await?;
+        }
         self.orphans(&objects, &named);
+        Ok(())
+    }
+
+    /// A store that is in use changes while it is checked: a layer that the manifest does not name any more may be gone.
+    async fn forget_replaced(&mut self, first: usize, tenant: TenantId, timeline: TimelineId) -> anyhow::Result<()> {
+        let claims = self.store.list_all(&layout::claims(tenant)).await?;
+        let newest = Generation(claims.iter().filter_map(|claim| claim_number(&claim.key)).max().unwrap_or(0));
+        let manifest = match manifest_log::load(self.store, tenant, timeline, newest).await {
+            Ok(loaded) => loaded.map(|loaded| loaded.manifest),
+            Err(AttachError::Damaged { .. }) => return Ok(()),
+            Err(error) => return Err(error.into()),
+        };
+        let layers = manifest.iter().flat_map(|manifest| manifest.layers.keys());
+        let named: BTreeSet<_> = layers.map(|name| layout::layer(tenant, timeline, *name)).collect();
+        let found = self.report.problems.split_off(first);
+        let is_layer = |problem: &Problem| problem.object.contains("/layers/");
+        self.report.problems.extend(
+            found
+                .into_iter()
+                .filter(|problem| manifest.is_some() && !is_layer(problem) || named.contains(&problem.object)),
+        );
         Ok(())
     }
 
@@ -256,21 +279,28 @@ impl Checker<'_> {
             }
             Some(size) if self.deep => {
                 self.say(key);
-                let bytes = self.store.get(key, size).await?;
-                self.report.layers_read += 1;
-                match examine(&bytes, |_| {}) {
-                    Ok(examined) => {
-                        if examined.header != desc.header(manifest.tenant, manifest.timeline) {
-                            self.problem(key, "foreign", "its header is not what the manifest says");
-                        }
-                        examined.problems.into_iter().for_each(|what| self.problem(key, "damaged", what));
-                    }
-                    Err(what) => self.problem(key, "damaged", what),
+                match self.store.get(key, size).await {
+                    Ok(bytes) => self.content(manifest, desc, key, &bytes),
+                    Err(error) if error.is_not_found() => self.problem(key, "missing", "the manifest names it"),
+                    Err(error) => return Err(error.into()),
                 }
             }
             Some(_) => {}
         }
         Ok(())
+    }
+
+    fn content(&mut self, manifest: &Manifest, desc: &LayerDesc, key: &str, bytes: &[u8]) {
+        self.report.layers_read += 1;
+        match examine(bytes, |_| {}) {
+            Ok(examined) => {
+                if examined.header != desc.header(manifest.tenant, manifest.timeline) {
+                    self.problem(key, "foreign", "its header is not what the manifest says");
+                }
+                examined.problems.into_iter().for_each(|what| self.problem(key, "damaged", what));
+            }
+            Err(what) => self.problem(key, "damaged", what),
+        }
     }
 
     /// Old objects that nobody names. The objects of a manifest's log are looked after by their writer.
@@ -291,6 +321,10 @@ impl Checker<'_> {
             let _ = write!(io::stderr(), "\r\x1b[K{} objects, {what}", self.report.objects);
         }
     }
+}
+
+fn claim_number(key: &str) -> Option<u32> {
+    u32::from_str_radix(key.rsplit('/').next()?, 16).ok()
 }
 
 impl Drop for Checker<'_> {
