@@ -12,10 +12,15 @@ use std::{
 use ogel_ids::{TenantId, TimelineId};
 
 use super::{Pageserver, TimelineSlot};
-use crate::timeline::{Retention, Timeline};
+use crate::{
+    freed_memory,
+    timeline::{Retention, Timeline},
+};
 
 /// How often timelines are looked at.
 const INTERVAL: Duration = Duration::from_secs(2);
+/// Free memory is given back this long after merges that left it, at most as often.
+const GIVE_BACK_INTERVAL: Duration = Duration::from_secs(60);
 /// The cutoff of a timeline is moved at most this often, and at least, if the window is long, a hundred times while it passes.
 const GC_INTERVAL_MIN: Duration = Duration::from_secs(20);
 
@@ -23,6 +28,7 @@ impl Pageserver {
     /// Merges layers and gives up history until shutdown begins.
     pub async fn run_compaction(self: Arc<Self>) {
         let mut next_gc: HashMap<(TenantId, TimelineId), Instant> = HashMap::new();
+        let mut give_back: Option<Instant> = None;
         while !self.shutdown.has_begun() {
             tokio::select! {
                 () = tokio::time::sleep(INTERVAL) => {}
@@ -41,7 +47,11 @@ impl Pageserver {
                 let is_due = timeline.is_compaction_due() || gc && (has_history || !timeline.image_requests.is_empty());
                 if is_due {
                     self.maintain(timeline, gc).await;
+                    give_back.get_or_insert_with(|| Instant::now() + GIVE_BACK_INTERVAL);
                 }
+            }
+            if give_back.take_if(|at| *at <= Instant::now()).is_some() {
+                let _ = tokio::task::spawn_blocking(freed_memory::give_back).await;
             }
         }
     }

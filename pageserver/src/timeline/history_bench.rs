@@ -10,7 +10,7 @@ use std::{
 };
 
 use super::{effects::SizeCache, store_model::*, *};
-use crate::{branch::Timestamp, layer::memory::WriteBatch};
+use crate::{branch::Timestamp, freed_memory, layer::memory::WriteBatch};
 use wal_decoder::{
     delta,
     effect::{Effect, EffectSink, Version},
@@ -104,6 +104,9 @@ impl Bench {
         if aged || timeline.should_freeze() {
             timeline.flush_all().unwrap();
         }
+        if aged {
+            freed_memory::give_back();
+        }
         let now = UNIX_EPOCH + Duration::from_micros(now_us);
         timeline.collect_garbage(&Retention { window: RETENTION, wal_bytes: 0 }, now).unwrap();
         timeline.compact(&|| false).unwrap();
@@ -137,9 +140,13 @@ fn time_of(now_us: u64) -> Timestamp {
     Timestamp::from_unix(UNIX_EPOCH + Duration::from_micros(now_us))
 }
 
-fn resident_mib() -> u64 {
+/// MiB of this process that are resident, and of those its heap has given out. What is between is what the allocator keeps for later.
+fn memory_mib() -> (u64, u64) {
     let text = std::fs::read_to_string("/proc/self/statm").unwrap_or_default();
-    text.split(' ').nth(1).and_then(|pages| pages.parse::<u64>().ok()).unwrap_or(0) * 4096 / (1 << 20)
+    let resident = text.split(' ').nth(1).and_then(|pages| pages.parse::<u64>().ok()).unwrap_or(0) * 4096;
+    // SAFETY: it only reads counters.
+    let heap = unsafe { libc::mallinfo2() };
+    (resident >> 20, (heap.uordblks + heap.hblkhd) as u64 >> 20)
 }
 
 /// Run by `make bench-history`: OGEL_BENCH_TPS, OGEL_BENCH_MB and OGEL_BENCH_OUT set transactions per second, size and where the CSV goes.
@@ -152,7 +159,7 @@ fn a_day_of_history() {
     let freeze =
         FreezeLimits { size_bytes: 16 << 20, wal_bytes: 64 << 20, age: Duration::MAX, all_open_bytes: usize::MAX };
     let limits = CompactionLimits { target_bytes: 8 << 20, ..CompactionLimits::default() };
-    let world = World::with(freeze, limits);
+    let world = World::in_folders(freeze, limits);
     let mut bench = Bench {
         world,
         batch: WriteBatch::default(),
@@ -169,8 +176,11 @@ fn a_day_of_history() {
             bench.maintain(start_us, false);
         }
     }
-    writeln!(out, "hours,store_mib,layers,partitions,depth,resident_mib,deltas_per_read,layers_per_read,us_per_read")
-        .unwrap();
+    writeln!(
+        out,
+        "hours,store_mib,layers,partitions,depth,resident_mib,heap_mib,deltas_per_read,layers_per_read,us_per_read"
+    )
+    .unwrap();
     let logical_mib = f64::from(pages) / 128.0;
     let ticks = HOURS * 120; // half a minute each
     for tick in 1..=ticks {
@@ -180,14 +190,14 @@ fn a_day_of_history() {
         if tick % 60 == 0 {
             let summary = bench.timeline().layer_summary();
             let (deltas, layers, us) = bench.read_cost();
+            let (resident, heap) = memory_mib();
             let line = format!(
-                "{:.1},{:.2},{},{},{},{},{deltas:.2},{layers:.2},{us:.1}",
+                "{:.1},{:.2},{},{},{},{resident},{heap},{deltas:.2},{layers:.2},{us:.1}",
                 tick as f64 / 120.0,
                 summary.file_bytes as f64 / f64::from(1 << 20),
                 summary.files,
                 summary.partitions,
-                summary.depth,
-                resident_mib()
+                summary.depth
             );
             writeln!(out, "{line}").unwrap();
             println!("{line}");

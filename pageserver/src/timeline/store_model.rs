@@ -21,7 +21,7 @@ use std::{
 use bytes::Bytes;
 use ogel_ids::{Generation, Lsn, NodeId, TenantId, TimelineId};
 use ogel_object_store::{
-    ObjectStore, StoreMetrics,
+    ObjectStore, RemoteArgs, StoreMetrics,
     faults::{Fault, Faults},
 };
 use proptest::prelude::*;
@@ -226,6 +226,12 @@ pub(super) fn state(lsn: Lsn) -> RunningState {
     }
 }
 
+/// In memory where the system has such a place, but not in this process.
+fn quick_folder() -> tempfile::TempDir {
+    let memory = std::path::Path::new("/dev/shm");
+    if memory.is_dir() { tempfile::tempdir_in(memory) } else { tempfile::tempdir() }.unwrap()
+}
+
 fn timeline_id(number: usize) -> TimelineId {
     TimelineId::from_bytes([number as u8 + 1; 16])
 }
@@ -238,18 +244,25 @@ impl World {
             age: Duration::MAX,
             all_open_bytes: usize::MAX,
         };
-        Self::seeded(never, LIMITS, seed)
+        Self::seeded(quick_folder(), ObjectStore::memory(StoreMetrics::default()), never, LIMITS, seed)
     }
 
-    pub(super) fn with(freeze: FreezeLimits, compaction: CompactionLimits) -> World {
-        Self::seeded(freeze, compaction, None)
+    /// Its object store is a folder: nothing of it is in this process.
+    pub(super) fn in_folders(freeze: FreezeLimits, compaction: CompactionLimits) -> World {
+        let folder = quick_folder();
+        let remote = folder.path().join("remote");
+        let remote = ObjectStore::open(&RemoteArgs::default(), &remote, StoreMetrics::default()).unwrap();
+        Self::seeded(folder, remote, freeze, compaction, None)
     }
 
-    fn seeded(freeze: FreezeLimits, compaction: CompactionLimits, seed: Option<u64>) -> World {
-        let memory = std::path::Path::new("/dev/shm");
-        let folder = if memory.is_dir() { tempfile::tempdir_in(memory) } else { tempfile::tempdir() }.unwrap();
+    fn seeded(
+        folder: tempfile::TempDir,
+        remote: ObjectStore,
+        freeze: FreezeLimits,
+        compaction: CompactionLimits,
+        seed: Option<u64>,
+    ) -> World {
         let runtime = runtime();
-        let remote = ObjectStore::memory(StoreMetrics::default());
         let last_request = Arc::new(AtomicU64::new(NEVER));
         let seen = remote.with_faults_for_tests(faults(seed, last_request.clone()));
         let claim = TenantStore::attach(&seen, TENANT, NodeId(1), Insistence::IfOurs);
