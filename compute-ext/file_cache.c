@@ -29,6 +29,9 @@
  * shrinks, and the end of the file is cut off, so that resizing needs no
  * restart.  Each set evicts by a clock of its own; an entry starts without a
  * use, so that one large scan does not displace what is read again and again.
+ * A sequential scan of a relation larger than the cache takes free places only:
+ * it would push out its own pages before it comes again, and write all the
+ * time.
  *
  * The file is read and written without a lock: readers pin an entry, a writer
  * makes it unreadable meanwhile.  A checksum over key and page guards against
@@ -172,12 +175,16 @@ file_cache_shmem_init(void)
 			pg_atomic_init_u32(&table->sets[i].entries[way].pins, 0);
 }
 
+/*
+ * Blocks of a fork lie in one set after the other, so that all sets get the
+ * same number of them.  Scattered by a hash, a tenth of a table that fits just
+ * so would find its set full, and in such sets a scan finds nothing again.
+ */
 static CacheSet *
 set_of(const RelFork *key, BlockNumber blocknum, LWLock **lock)
 {
-	uint32		hash = hash_combine(hash_bytes((const unsigned char *) key, sizeof(RelFork)),
-									murmurhash32(blocknum));
-	uint32		number = hash % table->nsets;
+	uint32		start = hash_bytes((const unsigned char *) key, sizeof(RelFork));
+	uint32		number = ((uint64) start + blocknum) % table->nsets;
 
 	*lock = &table->locks[number % NPARTITIONS].lock;
 	return &table->sets[number];
@@ -224,11 +231,11 @@ find(CacheSet *set, const RelFork *key, BlockNumber blocknum)
 }
 
 /*
- * An entry to be overwritten, or NULL when all are busy.  Caller holds the
- * set's lock exclusively.
+ * An entry to be overwritten, or NULL when all are busy, or taken and there is
+ * to be no victim.  Caller holds the set's lock exclusively.
  */
 static CacheEntry *
-find_victim(CacheSet *set)
+find_place(CacheSet *set, bool passing)
 {
 	uint32		nways = pg_atomic_read_u32(&table->nways);
 
@@ -239,7 +246,7 @@ find_victim(CacheSet *set)
 		if (entry->state == ENTRY_FREE && pg_atomic_read_u32(&entry->pins) == 0)
 			return entry;
 	}
-	for (uint32 step = 0; step < nways * (LARGEST_USAGE + 1); step++)
+	for (uint32 step = 0; !passing && step < nways * (LARGEST_USAGE + 1); step++)
 	{
 		CacheEntry *entry = &set->entries[set->hand % nways];
 
@@ -431,7 +438,7 @@ file_cache_read(const RelFork *key, BlockNumber blocknum, void *page)
  * the set's lock exclusively.
  */
 static CacheEntry *
-reserve(CacheSet *set, const RelFork *key, BlockNumber blocknum)
+reserve(CacheSet *set, const RelFork *key, BlockNumber blocknum, bool passing)
 {
 	CacheEntry *entry = find(set, key, blocknum);
 
@@ -448,7 +455,7 @@ reserve(CacheSet *set, const RelFork *key, BlockNumber blocknum)
 	}
 	else
 	{
-		if (pg_atomic_read_u32(&table->nways) == 0 || (entry = find_victim(set)) == NULL)
+		if (pg_atomic_read_u32(&table->nways) == 0 || (entry = find_place(set, passing)) == NULL)
 			return NULL;
 		entry->usage = 0;
 	}
@@ -496,28 +503,34 @@ file_cache_write(const RelFork *key, BlockNumber blocknum, const void *page)
 		return;
 	set = set_of(key, blocknum, &lock);
 	LWLockAcquire(lock, LW_EXCLUSIVE);
-	entry = reserve(set, key, blocknum);
+	entry = reserve(set, key, blocknum, false);
 	LWLockRelease(lock);
 	if (entry != NULL)
 		fill(set, entry, lock, page);
 }
 
+uint64
+file_cache_capacity(void)
+{
+	return table == NULL ? 0 : (uint64) pg_atomic_read_u32(&table->nways) * table->nsets;
+}
+
 void
 file_cache_write_answer(const RelFork *key, BlockNumber blocknum, const void *page,
-						XLogRecPtr not_modified_since)
+						XLogRecPtr not_modified_since, bool passing)
 {
 	LWLock	   *lock;
 	CacheSet   *set;
 	CacheEntry *entry;
 
-	if (!usable())
+	if (!usable() || (passing && pg_atomic_read_u64(&table->used) >= file_cache_capacity()))
 		return;
 	set = set_of(key, blocknum, &lock);
 	LWLockAcquire(lock, LW_EXCLUSIVE);
 	/* a version kept by a writer is at least as new */
 	entry = find(set, key, blocknum);
 	if (entry == NULL && lwlsn_of_page(key, blocknum) <= not_modified_since)
-		entry = reserve(set, key, blocknum);
+		entry = reserve(set, key, blocknum, passing);
 	else
 		entry = NULL;
 	LWLockRelease(lock);

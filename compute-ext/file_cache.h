@@ -21,9 +21,15 @@ extern bool file_cache_contains(const RelFork *key, BlockNumber blocknum);
 /* a version that leaves the buffer pool: the newest there is */
 extern void file_cache_write(const RelFork *key, BlockNumber blocknum, const void *page);
 
-/* what the page server answered when it was asked for not_modified_since */
+/*
+ * What the page server answered when it was asked for not_modified_since.
+ * Passing: it takes nobody's place.
+ */
 extern void file_cache_write_answer(const RelFork *key, BlockNumber blocknum, const void *page,
-									XLogRecPtr not_modified_since);
+									XLogRecPtr not_modified_since, bool passing);
+
+/* Blocks that fit */
+extern uint64 file_cache_capacity(void);
 
 /* none of these throws or touches the disk */
 extern void file_cache_drop(const RelFork *key, BlockNumber begin, BlockNumber end);

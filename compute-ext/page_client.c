@@ -187,9 +187,8 @@ answers(const PageAnswer *answer, const PageRequest *request)
 static bool
 take_prefetched(const PageAnswer *answer, char *message)
 {
-	bool		asked = readahead_answer(answer);
+	bool		asked = readahead_answer(answer, message);
 
-	PQfreemem(message);
 	if (!asked)
 		page_connection_close("the answer belongs to no request");
 	return asked;

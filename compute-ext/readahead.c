@@ -29,6 +29,7 @@
 #include "counters.h"
 #include "file_cache.h"
 #include "guc.h"
+#include "libpq-fe.h"
 #include "lwlsn.h"
 #include "page_client.h"
 #include "page_connection.h"
@@ -37,9 +38,9 @@
 #include "storage/ipc.h"
 #include "utils/memutils.h"
 
-#define NSLOTS			256		/* 2 MB, allocated at first use */
+#define NSLOTS			256
 #define NSTREAMS		8
-#define BATCH_SIZE		32
+#define BATCH_SIZE		64
 #define FIRST_WINDOW	16
 
 /* Reads that skip up to so many blocks still count as sequential */
@@ -52,15 +53,23 @@ typedef enum SlotState
 	SLOT_READY,
 } SlotState;
 
+/* As it came; kept until all of its pages are taken or given up */
+typedef struct Answer
+{
+	char	   *message;
+	const char *pages;
+	int			users;			/* slots that point here; 0 = not in use */
+} Answer;
+
 typedef struct Slot
 {
 	SlotState	state;
 	RelFork		key;
-	BlockNumber blocknum;
 	XLogRecPtr	not_modified_since;
 	uint64		connection;
 	uint64		request_id;
 	int			position;		/* among the pages of the answer */
+	Answer	   *answer;			/* once it has come */
 } Slot;
 
 /* A sequence of reads.  run <= next <= ahead */
@@ -75,7 +84,8 @@ typedef struct Stream
 } Stream;
 
 static Slot slots[NSLOTS];
-static char *slot_pages = NULL;
+static BlockNumber slot_blocks[NSLOTS]; /* of slots not free: to look through quickly */
+static Answer answers[NSLOTS];
 static int	next_slot = 0;
 static int	nused = 0;			/* slots not free */
 
@@ -92,6 +102,8 @@ release(Slot *slot)
 {
 	if (slot->state != SLOT_FREE)
 		nused--;
+	if (slot->state == SLOT_READY && --slot->answer->users == 0)
+		PQfreemem(slot->answer->message);
 	slot->state = SLOT_FREE;
 }
 
@@ -113,10 +125,10 @@ waste_all(int code, Datum arg)
 		waste(&slots[i]);
 }
 
-static char *
+static const char *
 page_of(const Slot *slot)
 {
-	return slot_pages + (size_t) (slot - slots) * BLCKSZ;
+	return slot->answer->pages + (size_t) slot->position * BLCKSZ;
 }
 
 static Slot *
@@ -128,7 +140,7 @@ find_slot(const RelFork *key, BlockNumber blocknum)
 	{
 		Slot	   *slot = &slots[i];
 
-		if (slot->state == SLOT_FREE || slot->blocknum != blocknum ||
+		if (slot_blocks[i] != blocknum || slot->state == SLOT_FREE ||
 			memcmp(&slot->key, key, sizeof(RelFork)) != 0)
 			continue;
 		if (slot->state == SLOT_IN_FLIGHT && slot->connection != page_connection_number())
@@ -156,6 +168,7 @@ recycle_slot(void)
 static void
 send_batch(void)
 {
+	static bool registered = false;
 	Slot	   *taken[BATCH_SIZE];
 	int			count = 0;
 	uint64		request_id;
@@ -166,10 +179,10 @@ send_batch(void)
 		nbatch = 0;
 		return;
 	}
-	if (slot_pages == NULL)
+	if (!registered)
 	{
-		slot_pages = MemoryContextAlloc(TopMemoryContext, (Size) NSLOTS * BLCKSZ);
 		on_shmem_exit(waste_all, (Datum) 0);
+		registered = true;
 	}
 	while (count < nbatch && (taken[count] = recycle_slot()) != NULL)
 		count++;
@@ -184,7 +197,7 @@ send_batch(void)
 	{
 		taken[i]->state = SLOT_IN_FLIGHT;
 		taken[i]->key = batch_key;
-		taken[i]->blocknum = batch[i];
+		slot_blocks[taken[i] - slots] = batch[i];
 		taken[i]->not_modified_since = not_modified_since;
 		taken[i]->connection = page_connection_number();
 		taken[i]->request_id = request_id;
@@ -218,14 +231,27 @@ readahead_want(const RelFork *key, BlockNumber blocknum)
 		send_batch();
 }
 
+/* There is one: each in use has a slot, and the caller one that has none yet. */
+static Answer *
+unused_answer(void)
+{
+	Answer	   *answer = answers;
+
+	while (answer->users > 0)
+		answer++;
+	Assert(answer < answers + NSLOTS);
+	return answer;
+}
+
 /*
- * Called for every answer that nobody waits for.  False when it was not asked
- * for on this connection.
+ * Called for every answer that nobody waits for; takes over the message that
+ * it points into.  False when it was not asked for on this connection.
  */
 bool
-readahead_answer(const PageAnswer *answer)
+readahead_answer(const PageAnswer *answer, char *message)
 {
 	bool		asked = false;
+	Answer	   *kept = NULL;
 
 	for (int i = 0; i < NSLOTS; i++)
 	{
@@ -234,24 +260,34 @@ readahead_answer(const PageAnswer *answer)
 		if (slot->state != SLOT_IN_FLIGHT || slot->request_id != answer->id)
 			continue;
 		asked = true;
-		if (answer->tag == PAGE_ANSWER_TAG(PAGE_TAG_GET_PAGES) &&
-			slot->position < answer->nblocks)
+		if (answer->tag != PAGE_ANSWER_TAG(PAGE_TAG_GET_PAGES) ||
+			slot->position >= answer->nblocks)
 		{
-			memcpy(page_of(slot), answer->payload + (size_t) slot->position * BLCKSZ, BLCKSZ);
-			slot->state = SLOT_READY;
-		}
-		else
 			waste(slot);		/* the read itself will meet the error */
+			continue;
+		}
+		if (kept == NULL)
+		{
+			kept = unused_answer();
+			kept->message = message;
+			kept->pages = answer->payload;
+		}
+		kept->users++;
+		slot->answer = kept;
+		slot->state = SLOT_READY;
 	}
+	if (kept == NULL)
+		PQfreemem(message);
 	return asked;
 }
 
 /*
  * Takes a page that was asked for, waiting for it if it is on its way.  False
- * when it was not asked for, or was changed since.
+ * when it was not asked for, or was changed since.  One of a scan that is only
+ * passing is kept on the local disk if there is room to spare.
  */
 bool
-readahead_take(const RelFork *key, BlockNumber blocknum, void *page)
+readahead_take(const RelFork *key, BlockNumber blocknum, void *page, bool passing)
 {
 	Slot	   *slot;
 	bool		usable;
@@ -270,7 +306,7 @@ readahead_take(const RelFork *key, BlockNumber blocknum, void *page)
 	{
 		memcpy(page, page_of(slot), BLCKSZ);
 		counters_prefetch_used();
-		file_cache_write_answer(key, blocknum, page, slot->not_modified_since);
+		file_cache_write_answer(key, blocknum, page, slot->not_modified_since, passing);
 	}
 	else
 		counters_prefetch()->stale++;
@@ -311,7 +347,13 @@ enter_chunk(Stream *stream, BlockNumber begin)
 	BlockNumber length;
 
 	if (stream->next == begin && begin != stream->run)
-		return stream->chunk > 0 && begin < stream->run + stream->chunk;
+	{
+		if (stream->chunk == 0)
+			return false;
+		if (begin >= stream->run + stream->chunk)
+			stream->run = begin;	/* the next chunk came to this process too */
+		return true;
+	}
 	length = stream->next - stream->run;
 	if (stream->next == InvalidBlockNumber || begin < stream->run)
 		stream->chunk = 0;		/* another scan */
@@ -326,9 +368,9 @@ enter_chunk(Stream *stream, BlockNumber begin)
 /*
  * Blocks [begin, end) are about to be read.  If they continue a sequence,
  * asks for what follows, up to block limit (not included).  Blocks in the
- * buffer pool are left out.
+ * buffer pool are left out.  Do they?
  */
-void
+bool
 readahead_advance(SMgrRelation reln, ForkNumber forknum,
 				  BlockNumber begin, BlockNumber end, BlockNumber limit)
 {
@@ -338,7 +380,7 @@ readahead_advance(SMgrRelation reln, ForkNumber forknum,
 	bool		chunked = false;
 
 	if (ogel_readahead == 0 || RecoveryInProgress() || forknum != MAIN_FORKNUM)
-		return;
+		return false;
 
 	stream = find_stream(&key);
 	if (IsParallelWorker() || IsInParallelMode())
@@ -353,7 +395,7 @@ readahead_advance(SMgrRelation reln, ForkNumber forknum,
 	{
 		stream->next = stream->ahead = end;
 		stream->window = 0;
-		return;
+		return false;
 	}
 	stream->next = end;
 	stream->window = chunked ? ogel_readahead : Min(Max(stream->window * 2, FIRST_WINDOW), ogel_readahead);
@@ -362,9 +404,10 @@ readahead_advance(SMgrRelation reln, ForkNumber forknum,
 	target = limit > end ? Min(limit - end, stream->window) + end : end;
 	if (target <= stream->ahead ||
 		(target < limit && target - stream->ahead < stream->window / 2))
-		return;
+		return true;
 	for (BlockNumber block = stream->ahead; block < target; block++)
 		(void) PrefetchSharedBuffer(reln, forknum, block);
 	stream->ahead = target;
 	send_batch();
+	return true;
 }

@@ -17,9 +17,9 @@ extern void readahead_want(const RelFork *key, BlockNumber blocknum);
 /* sends what is wanted so far, which a take would do too */
 extern void readahead_send(void);
 
-extern bool readahead_take(const RelFork *key, BlockNumber blocknum, void *page);
-extern void readahead_advance(SMgrRelation reln, ForkNumber forknum,
+extern bool readahead_take(const RelFork *key, BlockNumber blocknum, void *page, bool passing);
+extern bool readahead_advance(SMgrRelation reln, ForkNumber forknum,
 							  BlockNumber begin, BlockNumber end, BlockNumber limit);
-extern bool readahead_answer(const PageAnswer *answer);
+extern bool readahead_answer(const PageAnswer *answer, char *message);
 
 #endif							/* OGEL_READAHEAD_H */

@@ -247,9 +247,12 @@ refuse_beyond_end(SMgrRelation reln, ForkNumber forknum, BlockNumber blocknum, B
 					blocknum, relpath(reln->smgr_rlocator, forknum), nblocks)));
 }
 
-/* Fetches blocks from the page server, and keeps them on the local disk. */
+/*
+ * Fetches blocks from the page server, and keeps them on the local disk, those
+ * of a passing scan if there is room to spare.
+ */
 static void
-fetch(const RelFork *key, const BlockNumber *blocks, void **buffers, int nblocks)
+fetch(const RelFork *key, const BlockNumber *blocks, void **buffers, int nblocks, bool passing)
 {
 	XLogRecPtr	not_modified_since;
 
@@ -259,7 +262,7 @@ fetch(const RelFork *key, const BlockNumber *blocks, void **buffers, int nblocks
 	page_client_get_pages(key, blocks, buffers, nblocks, not_modified_since);
 	for (int i = 0; i < nblocks; i++)
 		if (!PageIsNew((Page) buffers[i]))
-			file_cache_write_answer(key, blocks[i], buffers[i], not_modified_since);
+			file_cache_write_answer(key, blocks[i], buffers[i], not_modified_since, passing);
 }
 
 static void
@@ -272,9 +275,15 @@ ogel_readv(SMgrRelation reln, ForkNumber forknum, BlockNumber blocknum,
 	BlockNumber wanted[MAX_PAGES_PER_REQUEST];
 	void	   *wanted_buffers[MAX_PAGES_PER_REQUEST];
 	int			nwanted = 0;
+	bool		passing = false;
 
-	if (size_known)
-		readahead_advance(reln, forknum, blocknum, blocknum + nblocks, size.logged);
+	/*
+	 * A scan of more than the file cache holds would push out everything and
+	 * find nothing of it when it comes again.
+	 */
+	if (size_known && size.nblocks != RELSIZE_ABSENT)
+		passing = readahead_advance(reln, forknum, blocknum, blocknum + nblocks, size.logged) &&
+			size.nblocks > file_cache_capacity();
 
 	for (BlockNumber i = 0; i < nblocks; i++)
 	{
@@ -293,17 +302,17 @@ ogel_readv(SMgrRelation reln, ForkNumber forknum, BlockNumber blocknum,
 			continue;
 		}
 		if (file_cache_read(&key, block, buffers[i]) ||
-			readahead_take(&key, block, buffers[i]))
+			readahead_take(&key, block, buffers[i], passing))
 			continue;
 		wanted[nwanted] = block;
 		wanted_buffers[nwanted++] = buffers[i];
 		if (nwanted == MAX_PAGES_PER_REQUEST)
 		{
-			fetch(&key, wanted, wanted_buffers, nwanted);
+			fetch(&key, wanted, wanted_buffers, nwanted, passing);
 			nwanted = 0;
 		}
 	}
-	fetch(&key, wanted, wanted_buffers, nwanted);
+	fetch(&key, wanted, wanted_buffers, nwanted, passing);
 
 	/* pages from the WAL have none */
 	for (BlockNumber i = 0; DataChecksumsEnabled() && i < nblocks; i++)

@@ -45,6 +45,37 @@ def test_pages_come_from_the_local_file(make_cluster):
     assert after["bad_checksums"] == after["io_errors"] == 0
 
 
+def test_a_table_that_fits_just_so_is_kept_whole(make_cluster):
+    cluster = start(make_cluster, max_mb=64, max_parallel_workers_per_gather="0")
+    cluster.http("compute-main", "/v1/file_cache", "PUT", json.dumps({"size_mb": 16}).encode(), "application/json")
+    wait_until(lambda: stats(cluster)["size_bytes"] == 16 << 20, "the cache has 16 MB")
+    cluster.sql("CREATE TABLE t AS SELECT i, repeat('x', 900) AS filler FROM generate_series(1, 14500) i")
+    assert 14 << 20 < cluster.sql("SELECT pg_relation_size('t')")[0][0] < 15 << 20
+    for _ in range(2):
+        cluster.sql("SELECT count(*) FROM t")
+    served = pages_served(cluster)
+    assert cluster.sql("SELECT count(*) FROM t") == [(14500,)]
+    assert pages_served(cluster) - served < 100
+
+
+def test_a_large_scan_takes_only_free_places(make_cluster):
+    """A sequential scan of more than the cache holds pushes nothing out, and what fits of it is of use to the next one."""
+    cluster = start(make_cluster, max_mb=16, max_parallel_workers_per_gather="0")
+    cluster.sql("CREATE TABLE large AS SELECT i, repeat('l', 900) AS filler FROM generate_series(1, 40000) i")
+    cluster.sql("CREATE TABLE small AS SELECT i, repeat('s', 900) AS filler FROM generate_series(1, 8000) i")
+    cluster.sql("VACUUM (FREEZE) large, small")
+    for table in ("small", "large"):
+        cluster.sql(f"SELECT count(*) FROM {table}")
+    before = stats(cluster)
+    for _ in range(3):
+        assert cluster.sql("SELECT count(*) FROM large") == [(40000,)]
+    after = stats(cluster)
+    assert after["evictions"] - before["evictions"] < 500, (before, after)
+    served = pages_served(cluster)
+    assert cluster.sql("SELECT count(*) FROM small") == [(8000,)]
+    assert pages_served(cluster) - served < 200, "it is still there"
+
+
 def test_every_change_is_followed(make_cluster):
     """Pages are changed, truncated, dropped and named anew, with next to no buffers and a cache that evicts."""
     cluster = start(make_cluster, max_mb=16)
