@@ -19,23 +19,25 @@ SERVICES = ["safekeeper-1", "safekeeper-2", "safekeeper-3", "pageserver", "compu
 
 
 class ComposeProject:
-    """One project. `transcript` is what was done and how long it took, for docs/docker.md."""
+    """One project. `transcript` is what was done and how long it took, for docs/docker.md. `bucket` are the variables of the S3 override."""
 
-    def __init__(self, engine: Engine) -> None:
+    def __init__(self, engine: Engine, bucket: dict[str, str] | None = None) -> None:
         self.engine = engine
-        self.name = f"ogeltest{os.getpid()}"
+        self.name = f"ogeltest{os.getpid()}{'s3' if bucket else ''}"
+        self.files = ["-f", "docker-compose.yml", *(["-f", "docker-compose.s3.yml"] if bucket else [])]
         with socket.socket() as probe:
             probe.bind(("127.0.0.1", 0))
             self.port = probe.getsockname()[1]
-        self.env = dict(engine.env, OGEL_IMAGES=IMAGES, OGEL_SQL_PORT=str(self.port), OGEL_PASSWORD="compose-test", OGEL_PG_SETTING="shared_buffers=1MB")
+        self.env = dict(engine.env, OGEL_IMAGES=IMAGES, OGEL_SQL_PORT=str(self.port), OGEL_PASSWORD="compose-test", OGEL_PG_SETTING="shared_buffers=1MB") | (bucket or {})
         self.transcript: list[str] = []
 
     def compose(self, *args: str, timeout_s: float = 180) -> str:
         """One command of docker-compose, with success demanded."""
-        command = [*self.engine.compose, "-p", self.name, "-f", str(ROOT / "docker-compose.yml"), *args]
+        command = [*self.engine.compose, "-p", self.name, *self.files, *args]
         started = time.monotonic()
         done = subprocess.run(command, env=self.env, capture_output=True, text=True, timeout=timeout_s, cwd=ROOT)
-        self.note(f"docker-compose {shlex.join(args)}", time.monotonic() - started)
+        files = self.files if len(self.files) > 2 else []
+        self.note(f"docker-compose {shlex.join([*files, *args])}", time.monotonic() - started)
         assert done.returncode == 0, f"{shlex.join(command)}: {done.stderr[-3000:]}"
         return done.stdout
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ipaddress
 import json
 import os
 import shutil
@@ -126,6 +127,11 @@ class Engine:
                 shutil.rmtree(needless, ignore_errors=True)
             subprocess.run(["tar", "-C", root, "-cf", archive, "."], check=True)
             self.run("import", "-c", 'CMD ["bash"]', str(archive), BASE_IMAGE)
+
+    def host_address(self) -> str:
+        """Where containers reach this machine: the first address of the default bridge, which old engines do not name."""
+        network = self.inspect("bridge")["IPAM"]["Config"][0]
+        return network.get("Gateway") or str(next(ipaddress.ip_network(network["Subnet"]).hosts()))
 
     def inspect(self, name: str) -> dict:
         return json.loads(self.run("inspect", name).stdout)[0]

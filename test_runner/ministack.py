@@ -16,15 +16,16 @@ BUCKET = "ogel"
 
 
 class Ministack:
-    """A running server with one bucket; its objects live as long as it does."""
+    """A running server with one bucket; its objects live as long as it does. `host` is the address that it serves."""
 
-    def __init__(self) -> None:
+    def __init__(self, host: str = "127.0.0.1") -> None:
+        self.host = host
         python = subprocess.run([ROOT / "test_runner" / "venv", "path", "ministack"], check=True, capture_output=True, text=True).stdout.strip()
         with socket.socket() as probe:
-            probe.bind(("127.0.0.1", 0))
+            probe.bind((host, 0))
             self.port = probe.getsockname()[1]
         self.folder = tempfile.TemporaryDirectory(prefix="ogel-s3-")
-        env = dict(os.environ, BIND_HOST="127.0.0.1", GATEWAY_PORT=str(self.port), S3_PERSIST="1", S3_DATA_DIR=self.folder.name)
+        env = dict(os.environ, BIND_HOST=host, GATEWAY_PORT=str(self.port), S3_PERSIST="1", S3_DATA_DIR=self.folder.name)
         self.process = subprocess.Popen([Path(python).parent / "ministack"], env=env, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
         try:
             wait_until(self._make_bucket, "the S3 server answers")
@@ -45,7 +46,7 @@ class Ministack:
 
     @property
     def endpoint(self) -> str:
-        return f"http://127.0.0.1:{self.port}"
+        return f"http://{self.host}:{self.port}"
 
     def environment(self, prefix: str) -> dict[str, str]:
         """What tells a cluster to store there."""

@@ -9,6 +9,7 @@ import pytest
 from cluster import RELEASE, ROOT, wait_until
 from composed import SERVICES, ComposeProject
 from engine import Engine
+from ministack import BUCKET, Ministack
 from recorder import Recorder
 from runbooks import execute
 
@@ -139,6 +140,37 @@ def test_runbook(project: ComposeProject, recorder: Recorder, name: str, env: di
     commits_go_on(recorder)
     recorder.stop().check()
     assert (project.compose_id("compute") != before) == bool(env)
+
+
+def test_with_a_bucket(engine: Engine, sizes: dict[str, int]):
+    """The S3 override: nothing lies in the volume, and nothing is lost with the pageserver's. A key that is refused is said, not waited for."""
+    server = Ministack(engine.host_address())
+    settings = server.environment("")
+    bucket = {name: settings[name] for name in ("OGEL_S3_ENDPOINT", "OGEL_S3_REGION", "OGEL_S3_ACCESS_KEY_ID", "OGEL_S3_SECRET_ACCESS_KEY")}
+    project = ComposeProject(engine, bucket | {"OGEL_S3_BUCKET": BUCKET})
+    try:
+        seconds = project.up()
+        assert seconds <= 30, f"SQL took {seconds:.1f} s"
+        recorder = Recorder(project, writers=2).create().start()
+        commits_go_on(recorder)
+        project.compose("rm", "-s", "-f", "pageserver")
+        project.engine.run("volume", "rm", project.volume("pageserver"))
+        project.compose("up", "-d", "--no-build", "--no-deps", "pageserver")
+        project.healthy("pageserver")
+        commits_go_on(recorder)
+        recorder.stop()
+        project.compose("down")
+        project.up()
+        recorder.check()
+        project.env["OGEL_S3_BUCKET"] = "no-such-bucket"
+        started = time.monotonic()
+        project.compose("up", "-d", "--no-build", "--no-deps", "--force-recreate", "pageserver")
+        wait_until(lambda: "OGEL_REMOTE" in project.logs("pageserver"), "the pageserver says what to change", timeout_s=10)
+        project.note("an absent bucket, until the log names the variable", time.monotonic() - started)
+    finally:
+        project.write_transcript(RELEASE.parent / "compose-s3-transcript.txt")
+        project.remove()
+        server.stop()
 
 
 def test_the_bucket_must_be_named(project: ComposeProject):
