@@ -110,9 +110,8 @@ pub struct Password(String);
 impl Password {
     fn find(file: Option<&std::path::Path>) -> anyhow::Result<Option<Self>> {
         let text = match (file, std::env::var("OGEL_PASSWORD")) {
-            (Some(path), _) => {
-                std::fs::read_to_string(path).with_context(|| format!("--password-file {}", path.display()))?
-            }
+            (Some(path), _) => std::fs::read_to_string(path)
+                .with_context(|| format!("OGEL_PASSWORD_FILE (--password-file) {}", path.display()))?,
             (None, Ok(text)) => text,
             (None, Err(_)) => return Ok(None),
         };
@@ -192,20 +191,21 @@ impl SqlListen {
     fn resolve(texts: &[String]) -> anyhow::Result<Self> {
         let mut addresses: Vec<SocketAddr> = Vec::new();
         for text in texts {
-            let found = text
-                .to_socket_addrs()
-                .with_context(|| format!("--sql-listen {text:?} is not an ADDR:PORT that can be resolved"))?;
+            let found = text.to_socket_addrs().with_context(|| {
+                format!("OGEL_SQL_LISTEN (--sql-listen) {text:?} is not an ADDR:PORT that can be resolved")
+            })?;
             for address in found {
                 if !addresses.contains(&address) {
                     addresses.push(address);
                 }
             }
         }
-        let port = addresses.first().context("--sql-listen is empty: name at least one ADDR:PORT")?.port();
-        ensure!(port != 0, "--sql-listen needs a port: Postgres cannot choose one by itself");
+        let port =
+            addresses.first().context("OGEL_SQL_LISTEN (--sql-listen) is empty: name at least one ADDR:PORT")?.port();
+        ensure!(port != 0, "OGEL_SQL_LISTEN (--sql-listen) needs a port: Postgres cannot choose one by itself");
         ensure!(
             addresses.iter().all(|a| a.port() == port),
-            "--sql-listen names several ports: Postgres listens on one, use the same for every address"
+            "OGEL_SQL_LISTEN (--sql-listen) names several ports: Postgres listens on one, use the same for every address"
         );
         Ok(Self { addresses, port })
     }
@@ -248,33 +248,37 @@ impl TryFrom<Args> for Config {
         let mut safekeepers = args.safekeepers;
         safekeepers.sort_by_key(|safekeeper| safekeeper.node_id);
         if let Some(pair) = safekeepers.windows(2).find(|pair| pair[0].node_id == pair[1].node_id) {
-            bail!("--safekeepers names node {} twice: a vote must not be counted twice", pair[0].node_id);
+            bail!(
+                "OGEL_SAFEKEEPERS (--safekeepers) names node {} twice: a vote must not be counted twice",
+                pair[0].node_id
+            );
         }
         if let Some(pair) = all_pairs(&safekeepers).find(|(a, b)| a.address == b.address) {
             bail!(
-                "--safekeepers {} and {} are one address: each must be a process with its own disk",
+                "OGEL_SAFEKEEPERS (--safekeepers): {} and {} are one address: each must be a process with its own disk",
                 pair.0.node_id,
                 pair.1.node_id
             );
         }
-        check_host_port(&args.pageserver).with_context(|| format!("--pageserver {:?}", args.pageserver))?;
+        check_host_port(&args.pageserver)
+            .with_context(|| format!("OGEL_PAGESERVER (--pageserver) {:?}", args.pageserver))?;
         let sql_listen = SqlListen::resolve(&args.sql_listen)?;
         let auth = args.auth.unwrap_or(if sql_listen.is_loopback() { Auth::Trust } else { Auth::Scram });
         Ok(Self {
-            data_dir: std::path::absolute(&args.data_dir).context("--data-dir")?,
+            data_dir: std::path::absolute(&args.data_dir).context("OGEL_DATA_DIR (--data-dir)")?,
             tenant: args.tenant,
             timeline: args.timeline,
             safekeepers,
             pageserver: args.pageserver,
-            pg_prefix: std::path::absolute(&args.pg_prefix).context("--pg-prefix")?,
-            ext_dir: args.ext_dir.map(std::path::absolute).transpose().context("--ext-dir")?,
+            pg_prefix: std::path::absolute(&args.pg_prefix).context("OGEL_PG_PREFIX (--pg-prefix)")?,
+            ext_dir: args.ext_dir.map(std::path::absolute).transpose().context("OGEL_EXT_DIR (--ext-dir)")?,
             sql_listen,
             http_listen: args.http_listen,
             run_user: args.run_user,
             auth,
             password: Password::find(args.password_file.as_deref())?,
             pg_settings: settings::parse_user_settings(&args.pg_settings)?,
-            token: args.token.source(),
+            token: args.token.checked_source()?,
             stop_timeout: Duration::from_secs(args.stop_timeout),
         })
     }

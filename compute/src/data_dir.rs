@@ -181,7 +181,7 @@ fn refuse_foreign(path: &Path) -> anyhow::Result<()> {
                 fs::read_dir(path).is_ok_and(|entries| entries.flatten().any(|e| e.file_name() != "lock"));
             ensure!(
                 !holds_anything,
-                "{} holds files that are not a compute's: give --data-dir a folder of its own",
+                "{} holds files that are not a compute's: give OGEL_DATA_DIR (--data-dir) a folder of its own",
                 path.display()
             );
             return Ok(());
@@ -211,7 +211,7 @@ fn check_can_enter(path: &Path, run_user: RunUser) -> anyhow::Result<()> {
         };
         ensure!(
             metadata.permissions().mode() & bit != 0,
-            "the user that Postgres runs as cannot enter {}: allow it (chmod o+x {}) or choose another --data-dir",
+            "the user that Postgres runs as cannot enter {}: allow it (chmod o+x {}) or choose another OGEL_DATA_DIR (--data-dir)",
             folder.display(),
             folder.display()
         );

@@ -2,12 +2,12 @@
 
 use std::{
     fs,
-    time::{Duration, SystemTime, UNIX_EPOCH},
+    time::{Duration, Instant, SystemTime, UNIX_EPOCH},
 };
 
 use anyhow::{Context, anyhow, ensure};
 use ogel_ids::Lsn;
-use quorum::Victory;
+use quorum::{Victory, proposer::NodeState};
 
 use crate::{
     basebackup::{self, BasebackupRequest, Manifest},
@@ -34,6 +34,8 @@ const RETRY_MIN: Duration = Duration::from_millis(50);
 const RETRY_MAX: Duration = Duration::from_secs(2);
 /// An election takes a few round trips: when it takes longer, the status says what is in the way.
 const ELECTION_PATIENCE: Duration = Duration::from_secs(2);
+/// When after this time no safekeeper can be used at all, the list of them is wrong, or all of them are away.
+const REACHABLE_WITHIN: Duration = Duration::from_secs(8);
 /// A start from a shutdown checkpoint replays nothing.
 const READY_WITHIN: Duration = Duration::from_secs(60);
 /// For a quorum to get the WAL before the start of the term; an acceptor that is behind fetches it from the donor.
@@ -74,7 +76,7 @@ impl Starter<'_> {
     /// waits for ever and is dropped.
     pub async fn start(&self, postmaster: &mut Option<Postmaster>) -> anyhow::Result<()> {
         self.board.phase(State::Electing, "election");
-        let victory = self.election().await;
+        let victory = self.election().await?;
         tracing::info!(term = %victory.term, start_lsn = %victory.start_lsn, donor = %victory.donor, "elected");
         self.board.update(|shown| {
             shown.term = Some(victory.term);
@@ -152,12 +154,14 @@ impl Starter<'_> {
         session.map_err(|error| self.explain(error, log_start))
     }
 
-    /// Waits for ever when there is no quorum, and says so; also when the reign ends, which the caller watches.
-    async fn election(&self) -> Victory {
+    /// Waits for ever when there is no quorum, and says so; also when the reign ends, which the caller watches. Fails when no
+    /// safekeeper is there, or a majority of them cannot be used as the settings have it.
+    async fn election(&self) -> anyhow::Result<Victory> {
+        let began = Instant::now();
         loop {
             let won = self.reign.wait_for(|state| state.victory.clone());
             match tokio::time::timeout(ELECTION_PATIENCE, won).await {
-                Ok(Ok(victory)) => return victory,
+                Ok(Ok(victory)) => return Ok(victory),
                 Ok(Err(_ended)) => return std::future::pending().await,
                 Err(_elapsed) => {}
             }
@@ -166,8 +170,16 @@ impl Starter<'_> {
                 Some(error) => format!("{}: {error}", node.node),
                 None => format!("{}: {}", node.node, node.state.as_str()),
             });
-            self.board
-                .waiting(format!("no quorum of safekeepers has voted yet ({})", states.collect::<Vec<_>>().join("; ")));
+            let states = states.collect::<Vec<_>>().join("; ");
+            let unusable = nodes.iter().filter(|node| node.state == NodeState::Unusable).count();
+            // One that lacks disk space says so too, but it votes.
+            let away = |state| matches!(state, NodeState::Disconnected | NodeState::Greeting | NodeState::Unusable);
+            let lost = nodes.iter().all(|node| node.error.is_some() && away(node.state)) || unusable > nodes.len() / 2;
+            ensure!(
+                !lost || began.elapsed() < REACHABLE_WITHIN,
+                "OGEL_SAFEKEEPERS (--safekeepers) names no safekeepers that can be used ({states}): correct it, or start what should answer there"
+            );
+            self.board.waiting(format!("no quorum of safekeepers has voted yet ({states})"));
         }
     }
 

@@ -94,7 +94,7 @@ async fn serve(config: Config, run_user: compute::postgres::run_user::RunUser) -
     let http_server = match &config.http_listen {
         None => None,
         Some(address) => {
-            let listener = listen::bind(address).await.context("--http-listen")?;
+            let listener = listen::bind(address).await.context("OGEL_HTTP_LISTEN (--http-listen)")?;
             tracing::info!(address = %listen::bound(&listener)?, "status over HTTP");
             let mut registry = Registry::default();
             progress.register(&mut registry);

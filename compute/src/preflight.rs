@@ -23,7 +23,7 @@ pub fn check_binaries(config: &Config) -> anyhow::Result<RunUser> {
         let library = folder.join("ogel.so");
         ensure!(
             library.is_file(),
-            "there is no {}: without the extension Postgres cannot reach its pages; build compute-ext and point --ext-dir at it",
+            "there is no {}: without the extension Postgres cannot reach its pages; build compute-ext and point OGEL_EXT_DIR (--ext-dir) at it",
             library.display()
         );
     }
@@ -34,7 +34,7 @@ fn check_postgres(prefix: &Path, run_user: RunUser) -> anyhow::Result<()> {
     let binary = prefix.join("bin/postgres");
     ensure!(
         binary.is_file(),
-        "there is no {}: build the patched PostgreSQL with pgxn/pg, or correct --pg-prefix",
+        "there is no {}: build the patched PostgreSQL with pgxn/pg, or correct OGEL_PG_PREFIX (--pg-prefix)",
         binary.display()
     );
     let mut command = Command::new(&binary);
@@ -57,7 +57,7 @@ fn check_postgres(prefix: &Path, run_user: RunUser) -> anyhow::Result<()> {
     );
     ensure!(
         version.split_whitespace().any(|word| word.starts_with("17.")),
-        "{} is {:?}, PostgreSQL 17 is needed: correct --pg-prefix",
+        "{} is {:?}, PostgreSQL 17 is needed: correct OGEL_PG_PREFIX (--pg-prefix)",
         binary.display(),
         version.trim()
     );
@@ -72,10 +72,14 @@ pub fn free_addresses(listen: &SqlListen) -> anyhow::Result<SqlListen> {
         match TcpListener::bind(address) {
             Ok(_closed_again) => addresses.push(*address),
             Err(error) if error.kind() == ErrorKind::AddrInUse => {
-                bail!("{address} is in use by another process: stop that one, or choose another --sql-listen")
+                bail!(
+                    "{address} is in use by another process: stop that one, or choose another OGEL_SQL_LISTEN (--sql-listen)"
+                )
             }
             Err(error) if error.kind() == ErrorKind::PermissionDenied => {
-                bail!("{address} may not be listened on by this user: choose a port from 1024 on in --sql-listen")
+                bail!(
+                    "{address} may not be listened on by this user: choose a port from 1024 on in OGEL_SQL_LISTEN (--sql-listen)"
+                )
             }
             Err(error) => {
                 tracing::info!(%address, %error, "this machine does not have the address, it is left out");
@@ -84,7 +88,7 @@ pub fn free_addresses(listen: &SqlListen) -> anyhow::Result<SqlListen> {
     }
     ensure!(
         !addresses.is_empty(),
-        "none of the addresses of --sql-listen is this machine's: {}",
+        "none of the addresses of OGEL_SQL_LISTEN (--sql-listen) is this machine's: {}",
         list(&listen.addresses)
     );
     Ok(SqlListen { addresses, port: listen.port })

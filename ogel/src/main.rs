@@ -18,6 +18,7 @@ mod protocol;
 use std::{path::PathBuf, process::ExitCode};
 
 use clap::{Parser, Subcommand};
+use ogel_service::config;
 
 /// Runs a local OgelBase cluster: PostgreSQL 17 whose pages live in a pageserver and whose commits survive on 2 of 3 safekeepers.
 #[derive(Parser)]
@@ -69,7 +70,7 @@ enum Command {
 }
 
 fn main() -> ExitCode {
-    let cli = Cli::parse();
+    let cli = Cli::try_parse().unwrap_or_else(|error| config::exit_with::<Cli>(error.into()));
     match run(cli) {
         Ok(code) => code,
         Err(error) => {

@@ -2,7 +2,7 @@
 
 use std::{path::PathBuf, time::Duration};
 
-use anyhow::ensure;
+use anyhow::{bail, ensure};
 use clap::Parser;
 use ogel_object_store::RemoteArgs;
 use ogel_pgwire::{Address, Endpoint};
@@ -89,7 +89,7 @@ pub struct Config {
 impl Config {
     /// Checks what single settings cannot tell.
     pub fn check(&self) -> anyhow::Result<()> {
-        ensure!(self.node_id >= 1, "node-id must be 1 or higher");
+        ensure!(self.node_id >= 1, "OGEL_NODE_ID (--node-id) is 0: nodes are numbered from 1");
         for address in &self.safekeepers {
             let port = address.rsplit_once(':').and_then(|(_, port)| port.parse::<u16>().ok());
             ensure!(
@@ -97,13 +97,21 @@ impl Config {
                 "OGEL_SAFEKEEPERS (--safekeepers) names {address:?}, which is not host:port, such as safekeeper-1:5454"
             );
         }
+        let doubled = (1..self.safekeepers.len()).find(|&i| self.safekeepers[..i].contains(&self.safekeepers[i]));
+        if let Some(index) = doubled {
+            bail!(
+                "OGEL_SAFEKEEPERS (--safekeepers) names {} twice: name each safekeeper once",
+                self.safekeepers[index]
+            );
+        }
         self.listen_addresses()?;
         self.auth.verifier()?;
+        self.auth.token.checked_source()?;
         self.remote.check()?;
         if let Some(template) = &self.template {
             ensure!(
                 template.is_file(),
-                "the template {} is not there: build it with `pgxn/pg template`",
+                "OGEL_TEMPLATE (--template): {} is not there; build it with `pgxn/pg template`",
                 template.display()
             );
         }
@@ -113,8 +121,8 @@ impl Config {
     /// Where to listen: wire protocol, HTTP.
     pub fn listen_addresses(&self) -> anyhow::Result<(String, String)> {
         Ok((
-            self.auth.listen_address("--listen-pg", self.listen_pg.as_deref(), 6400)?,
-            self.auth.listen_address("--listen-http", self.listen_http.as_deref(), 9898)?,
+            self.auth.listen_address("OGEL_LISTEN_PG (--listen-pg)", self.listen_pg.as_deref(), 6400)?,
+            self.auth.listen_address("OGEL_LISTEN_HTTP (--listen-http)", self.listen_http.as_deref(), 9898)?,
         ))
     }
 

@@ -328,7 +328,7 @@ fn claim_folder(folder: &Path, node_id: NodeId) -> anyhow::Result<()> {
         Err(error) if error.kind() == std::io::ErrorKind::NotFound => {
             ensure!(
                 !folder.join("tenants").exists(),
-                "{} holds tenants but no {IDENTITY_FILE}: it is damaged, or not a pageserver's folder; give another --data-dir",
+                "{} holds tenants but no {IDENTITY_FILE}: it is damaged, or not a pageserver's folder; give another OGEL_DATA_DIR (--data-dir)",
                 folder.display()
             );
             let identity = FolderIdentity { version: FOLDER_VERSION, node_id };
@@ -341,7 +341,7 @@ fn claim_folder(folder: &Path, node_id: NodeId) -> anyhow::Result<()> {
     match value.get("version").and_then(serde_json::Value::as_u64) {
         Some(version) if version == u64::from(FOLDER_VERSION) => {}
         Some(version) => bail!(
-            "{} was written by another version of the pageserver: it has format {version}, this one knows {FOLDER_VERSION}; start that version again or give another --data-dir",
+            "{} was written by another version of the pageserver: it has format {version}, this one knows {FOLDER_VERSION}; start that version again or give another OGEL_DATA_DIR (--data-dir)",
             folder.display()
         ),
         None => bail!("{} is damaged: it has no version", path.display()),

@@ -103,6 +103,7 @@ impl Settings {
         self.peers_by_id()?;
         self.listen_addresses()?;
         self.auth.verifier()?;
+        self.auth.token.checked_source()?;
         self.remote.check()?;
         Ok(())
     }
@@ -110,8 +111,8 @@ impl Settings {
     /// Where to listen: wire protocol, HTTP.
     pub fn listen_addresses(&self) -> anyhow::Result<(String, String)> {
         Ok((
-            self.auth.listen_address("--listen-pg", self.listen_pg.as_deref(), 5454)?,
-            self.auth.listen_address("--listen-http", self.listen_http.as_deref(), 7676)?,
+            self.auth.listen_address("OGEL_LISTEN_PG (--listen-pg)", self.listen_pg.as_deref(), 5454)?,
+            self.auth.listen_address("OGEL_LISTEN_HTTP (--listen-http)", self.listen_http.as_deref(), 7676)?,
         ))
     }
 }

@@ -85,7 +85,7 @@ pub enum StoreError {
     /// There are timelines but no identity.
     #[error(
         "{path} has timelines but no {STORE_FILE}: the node's identity is unknown, so it must not vote; \
-         restore the file, or give this node a new folder as a new member"
+         restore the file; or OGEL_DATA_DIR (--data-dir) is another program's folder: correct it, or the volume that is mounted there"
     )]
     IdentityLost {
         /// The folder.

@@ -6,14 +6,16 @@ import os
 import re
 import socket
 import subprocess
+import tempfile
 import threading
 import time
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
+from typing import Iterator
 
 import pytest
 
-from cluster import RELEASE, pg_manifest, wait_until
+from cluster import RELEASE, Cluster, pg_manifest, wait_until
 from ministack import Ministack
 
 LIMIT_S = 10
@@ -23,14 +25,15 @@ SAFEKEEPERS = "1=127.0.0.1:1,2=127.0.0.1:2,3=127.0.0.1:3"
 def start(program: str, env: dict[str, str], *args: str) -> str:
     """Runs it until it gives up; the one line that it ends with."""
     began = time.monotonic()
-    command = [RELEASE / program, *(["run"] if program == "compute" else []), *args]
+    verb = {"compute": ["run"], "ogel": ["create-timeline"]}.get(program, [])
+    command = [RELEASE / program, *verb, *args]
     done = subprocess.run(command, env={"PATH": os.environ["PATH"]} | env, capture_output=True, text=True, timeout=30)
     elapsed = time.monotonic() - began
     assert done.returncode not in (0, 101), done.stderr
     assert elapsed < LIMIT_S, f"it took {elapsed:.1f} s"
     # What was logged on the way, and that it waits, comes before.
     lines = [line for line in done.stderr.splitlines() if not re.search("WARN|INFO|waiting for", line)]
-    assert len(lines) == 1, done.stderr
+    assert len(lines) == 1, f"{done.stderr!r}"
     return lines[0]
 
 
@@ -50,18 +53,28 @@ def compute(folder: Path, **changes: str | None) -> str:
                                       "OGEL_PG_PREFIX": pg_manifest()["patched"], "OGEL_EXT_DIR": str(RELEASE / "ext")}, changes))
 
 
+def create_timeline(folder: Path, **changes: str | None) -> str:
+    """What a compute's container does first."""
+    return start("ogel", settings({"OGEL_TENANT": "1" * 32, "OGEL_TIMELINE": "2" * 32, "OGEL_PAGESERVER_HTTP": f"127.0.0.1:{free_port()}",
+                                   "OGEL_SAFEKEEPERS_HTTP": f"127.0.0.1:{free_port()}"}, changes), "--wait", "5")
+
+
 def settings(good: dict[str, str], changes: dict[str, str | None]) -> dict[str, str]:
     return {name: value for name, value in (good | changes).items() if value is not None}
 
 
 @pytest.fixture
-def folder(tmp_path: Path) -> Path:
-    return tmp_path
+def folder() -> Iterator[Path]:
+    """Not pytest's: PostgreSQL's own user must be able to pass through it."""
+    with tempfile.TemporaryDirectory(prefix="ogel-test-") as name:
+        Path(name).chmod(0o755)
+        yield Path(name)
 
 
 @pytest.mark.parametrize("starts, variable", [
     (safekeeper, "OGEL_DATA_DIR"), (safekeeper, "OGEL_NODE_ID"), (pageserver, "OGEL_SAFEKEEPERS"), (compute, "OGEL_TENANT"),
-    (compute, "OGEL_TIMELINE"), (compute, "OGEL_SAFEKEEPERS"), (compute, "OGEL_PAGESERVER"),
+    (compute, "OGEL_TIMELINE"), (compute, "OGEL_SAFEKEEPERS"), (compute, "OGEL_PAGESERVER"), (create_timeline, "OGEL_TENANT"),
+    (create_timeline, "OGEL_TIMELINE"), (create_timeline, "OGEL_SAFEKEEPERS_HTTP"), (create_timeline, "OGEL_PAGESERVER_HTTP"),
 ])
 def test_missing(folder: Path, starts, variable: str):
     assert f"{variable} (--" in starts(folder, **{variable: None}) and not (folder / "data").exists()
@@ -78,8 +91,28 @@ def test_missing(folder: Path, starts, variable: str):
     (pageserver, {"OGEL_PAGE_CACHE_MB": "0"}, "OGEL_PAGE_CACHE_MB"),
     (pageserver, {"OGEL_REMOTE": ""}, "OGEL_REMOTE"),
     (pageserver, {"OGEL_REMOTE": "s3://b", "OGEL_S3_ENDPOINT": "https://s3.example"}, "OGEL_S3_SECRET_ACCESS_KEY"),
+    (safekeeper, {"OGEL_REMOTE": "gs://bucket"}, "OGEL_REMOTE"),
+    (safekeeper, {"OGEL_DATA_DIR": "/proc/ogel"}, "OGEL_DATA_DIR"),
+    (safekeeper, {"OGEL_AUTH_KEYS": "/nowhere.pub"}, "OGEL_AUTH_KEYS"),
+    (safekeeper, {"OGEL_AUTH_TOKEN_FILE": "/nowhere.token"}, "OGEL_AUTH_TOKEN_FILE"),
+    (safekeeper, {"OGEL_LISTEN_PG": "0.0.0.0:0"}, "OGEL_ALLOW_UNAUTHENTICATED"),
+    (pageserver, {"OGEL_SAFEKEEPERS": "127.0.0.1:1,127.0.0.1:1"}, "OGEL_SAFEKEEPERS"),
+    (pageserver, {"OGEL_TEMPLATE": "/nowhere.tar.zst"}, "OGEL_TEMPLATE"),
+    (pageserver, {"OGEL_NODE_ID": "0"}, "OGEL_NODE_ID"),
     (compute, {"OGEL_TENANT": "acme"}, "OGEL_TENANT"),
-    (compute, {"OGEL_SAFEKEEPERS": "1=a:1,1=b:1"}, "--safekeepers"),
+    (compute, {"OGEL_SAFEKEEPERS": "1=a:1,1=b:1"}, "OGEL_SAFEKEEPERS"),
+    (compute, {"OGEL_SAFEKEEPERS": "1=a:1,2=a:1"}, "OGEL_SAFEKEEPERS"),
+    (compute, {"OGEL_PAGESERVER": "pageserver"}, "OGEL_PAGESERVER"),
+    (compute, {"OGEL_SQL_LISTEN": "127.0.0.1:0"}, "OGEL_SQL_LISTEN"),
+    (compute, {"OGEL_PG_SETTING": "fsync=off"}, "OGEL_PG_SETTING"),
+    (compute, {"OGEL_PG_PREFIX": "/nowhere"}, "OGEL_PG_PREFIX"),
+    (compute, {"OGEL_EXT_DIR": "/nowhere"}, "OGEL_EXT_DIR"),
+    (compute, {"OGEL_HTTP_LISTEN": "status"}, "OGEL_HTTP_LISTEN"),
+    (compute, {"OGEL_PASSWORD_FILE": "/nowhere"}, "OGEL_PASSWORD_FILE"),
+    (compute, {"OGEL_AUTH_TOKEN_FILE": "/nowhere.token"}, "OGEL_AUTH_TOKEN_FILE"),
+    (create_timeline, {"OGEL_TIMELINE": "main"}, "OGEL_TIMELINE"),
+    (create_timeline, {"OGEL_SAFEKEEPERS_HTTP": ""}, "OGEL_SAFEKEEPERS_HTTP"),
+    (create_timeline, {"OGEL_PAGESERVER_HTTP": "pageserver"}, "OGEL_PAGESERVER_HTTP"),
 ])
 def test_contradictory_or_malformed(folder: Path, starts, changes: dict[str, str], says: str):
     assert says in starts(folder, **changes)
@@ -93,6 +126,30 @@ def test_contradictory_or_malformed(folder: Path, starts, changes: dict[str, str
 def test_names_that_nobody_has(folder: Path, starts, changes: dict[str, str]):
     line = starts(folder, **changes)
     assert next(iter(changes)) in line and "no-such" in line
+
+
+def test_safekeepers_of_whom_none_answers(folder: Path):
+    assert "OGEL_SAFEKEEPERS" in compute(folder)
+
+
+def test_safekeepers_under_each_others_numbers(cluster: Cluster, folder: Path):
+    config = cluster.config()
+    ports = [node["pg_port"] for node in config["safekeepers"]]
+    line = compute(folder, OGEL_TENANT=config["tenant"], OGEL_TIMELINE=config["branches"][0]["timeline"],
+                   OGEL_SAFEKEEPERS=",".join(f"{1 + (i + 1) % 3}=127.0.0.1:{port}" for i, port in enumerate(ports)))
+    assert "OGEL_SAFEKEEPERS" in line and "it says that it is node" in line
+    assert cluster.sql("SELECT 1") == [(1,)], "nobody was deposed"
+
+
+def test_a_volume_of_another_program(folder: Path):
+    env = settings({"OGEL_DATA_DIR": str(folder / "data"), "OGEL_NODE_ID": "1", "OGEL_LISTEN_PG": "127.0.0.1:0", "OGEL_LISTEN_HTTP": "127.0.0.1:0"}, {})
+    process = subprocess.Popen([RELEASE / "safekeeper"], env={"PATH": os.environ["PATH"]} | env, stderr=subprocess.DEVNULL)
+    try:
+        wait_until((folder / "data" / "tenants").exists, "the folder has an owner")
+    finally:
+        process.kill()
+        process.wait()
+    assert "OGEL_DATA_DIR" in pageserver(folder)
 
 
 def test_a_volume_of_another_node(folder: Path):
@@ -196,7 +253,7 @@ def test_two_safekeepers_with_one_number(folder: Path):
                             "OGEL_LISTEN_HTTP": f"127.0.0.1:{port}", "OGEL_TEMPLATE": pg_manifest()["template"]}, {})
             processes.append(subprocess.Popen([RELEASE / program], env={"PATH": os.environ["PATH"]} | env, stderr=subprocess.DEVNULL))
             http.append(f"127.0.0.1:{port}")
-        line = start("ogel", {}, "create-timeline", "--tenant", "1" * 32, "--timeline", "2" * 32, "--pageserver", http[2],
+        line = start("ogel", {}, "--tenant", "1" * 32, "--timeline", "2" * 32, "--pageserver", http[2],
                      "--safekeepers", ",".join(http[:2]), "--wait", "8")
         assert "OGEL_NODE_ID" in line and http[0] in line and http[1] in line
     finally:
@@ -207,7 +264,7 @@ def test_two_safekeepers_with_one_number(folder: Path):
 
 def test_nodes_that_do_not_answer_are_named_with_their_variable(folder: Path):
     port = free_port()
-    line = start("ogel", {}, "create-timeline", "--tenant", "1" * 32, "--timeline", "2" * 32, "--pageserver", f"127.0.0.1:{port}",
+    line = start("ogel", {}, "--tenant", "1" * 32, "--timeline", "2" * 32, "--pageserver", f"127.0.0.1:{port}",
                  "--safekeepers", "no-such-safekeeper.invalid:7676", "--wait", "5")
     assert "OGEL_PAGESERVER_HTTP" in line and "OGEL_SAFEKEEPERS_HTTP" in line and "no-such-safekeeper.invalid:7676" in line
 

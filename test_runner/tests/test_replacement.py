@@ -109,7 +109,7 @@ def test_a_used_up_quota_makes_commits_wait_and_says_why(make_cluster, monkeypat
     writer = cluster.connect()
     pending = PendingCommit(writer, "INSERT INTO t SELECT i, repeat('x', 1000) FROM generate_series(1, 120000) i")
 
-    wait_until(lambda: "of its quota of" in cluster.log("compute-main"), "the compute says why its commits wait")
+    wait_until(lambda: "fills its quota of" in cluster.log("compute-main"), "the compute says why its commits wait")
     restarts = cluster.node("compute-main")["process"]["restarts"]
     assert pending.outcome is None, "nothing is acknowledged without a place for it"
 

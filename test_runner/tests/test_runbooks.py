@@ -187,3 +187,6 @@ def test_restore_drill(cluster: Cluster, tmp_path: Path):
     dump = (tmp_path / "drill.sql").read_text()
     assert re.search(r"COPY public.precious .*\n1\n2\n3\n", dump), dump[:2000]
     assert cluster.sql("SELECT count(*) FROM precious") == [(0,)]
+    follow("take-back", cluster, tmp_path, AT=at)
+    assert cluster.sql("SELECT count(*) FROM precious") == [(10,)]
+    cluster.sql("INSERT INTO precious VALUES (11)")

@@ -33,12 +33,14 @@ impl RunUser {
         let user = User::from_name(name).with_context(|| format!("looking up the user {name}"))?;
         match user {
             Some(user) if user.uid.is_root() => {
-                bail!("--run-user {name} is root, and PostgreSQL refuses to run as root; name another user")
+                bail!(
+                    "OGEL_RUN_USER (--run-user) {name} is root, and PostgreSQL refuses to run as root; name another user"
+                )
             }
             Some(user) => Ok(Self::Other { uid: user.uid.as_raw(), gid: user.gid.as_raw() }),
             None => bail!(
                 "started as root, and there is no user {name} that PostgreSQL could run as (it refuses root); \
-                 make one with: useradd --system --no-create-home {name} (or name another with --run-user)"
+                 make one with: useradd --system --no-create-home {name} (or name another with OGEL_RUN_USER, --run-user)"
             ),
         }
     }

@@ -103,24 +103,29 @@ pub struct LifeSettings<'a> {
 pub fn parse_user_settings(texts: &[String]) -> anyhow::Result<BTreeMap<String, String>> {
     let mut settings = BTreeMap::new();
     for text in texts.iter().filter(|text| !text.trim().is_empty()) {
-        let (name, value) = text.split_once('=').with_context(|| format!("--pg-setting {text:?} is not NAME=VALUE"))?;
+        let (name, value) = text
+            .split_once('=')
+            .with_context(|| format!("OGEL_PG_SETTING (--pg-setting) {text:?} is not NAME=VALUE"))?;
         let name = name.trim().to_ascii_lowercase();
         let usable = |c: char| c.is_ascii_lowercase() || c.is_ascii_digit() || c == '_' || c == '.';
         ensure!(
             !name.is_empty() && name.chars().all(usable),
-            "--pg-setting {name:?} is not the name of a PostgreSQL setting"
+            "OGEL_PG_SETTING (--pg-setting) {name:?} is not the name of a PostgreSQL setting"
         );
-        ensure!(!value.contains(['\n', '\r', '\0']), "--pg-setting {name} has a line break in its value");
+        ensure!(
+            !value.contains(['\n', '\r', '\0']),
+            "OGEL_PG_SETTING (--pg-setting) {name} has a line break in its value"
+        );
         let reserved = SAFETY.iter().any(|(safety, _)| *safety == name) || OWN.contains(&name.as_str());
         if reserved {
             bail!(
-                "--pg-setting {name} is refused: the safety of the data or the way clients find this compute rests on it; leave it out"
+                "OGEL_PG_SETTING (--pg-setting) {name} is refused: the safety of the data or the way clients find this compute rests on it; leave it out"
             );
         }
         if name == "wal_level" {
             ensure!(
                 ["replica", "logical"].contains(&value.trim()),
-                "--pg-setting wal_level={value}: the quorum needs replica or logical"
+                "OGEL_PG_SETTING (--pg-setting) wal_level={value}: the quorum needs replica or logical"
             );
         }
         settings.insert(name, value.trim().to_owned());
@@ -141,7 +146,10 @@ pub fn command_line(life: &LifeSettings<'_>) -> anyhow::Result<Vec<String>> {
     let preloaded = life.user.get("shared_preload_libraries").map(String::as_str).unwrap_or_default();
     set("shared_preload_libraries", if preloaded.is_empty() { "ogel".into() } else { format!("ogel,{preloaded}") });
     if let Some(folder) = life.ext_dir {
-        set("dynamic_library_path", format!("{}:$libdir", folder.to_str().context("--ext-dir is not UTF-8")?));
+        set(
+            "dynamic_library_path",
+            format!("{}:$libdir", folder.to_str().context("OGEL_EXT_DIR (--ext-dir) is not UTF-8")?),
+        );
     }
     set("ogel.tenant", life.tenant.to_string());
     set("ogel.timeline", life.timeline.to_string());

@@ -45,7 +45,8 @@ pub fn exit_with<T: Parser>(error: anyhow::Error) -> ! {
     std::process::exit(2)
 }
 
-/// What is wrong with a setting, with the variable that a container's owner has to change.
+/// What is wrong with a setting, with the variable that a container's owner has to change. `None` where there is no variable: then clap
+/// itself says more.
 fn in_one_line(command: &Command, error: &clap::Error) -> Option<String> {
     let named = |kind| match error.get(kind) {
         Some(ContextValue::String(text)) => vec![describe(command, text)],
@@ -53,7 +54,7 @@ fn in_one_line(command: &Command, error: &clap::Error) -> Option<String> {
         _ => Vec::new(),
     };
     let these = named(ContextKind::InvalidArg);
-    if these.is_empty() {
+    if !these.iter().any(|setting| setting.contains('(')) {
         return None;
     }
     let value = match error.get(ContextKind::InvalidValue) {
@@ -80,10 +81,19 @@ fn in_one_line(command: &Command, error: &clap::Error) -> Option<String> {
 /// `--node-id <NUMBER>` as `OGEL_NODE_ID (--node-id)`.
 fn describe(command: &Command, usage: &str) -> String {
     let flag = usage.split([' ', '=']).next().unwrap_or(usage);
-    let argument = command.get_arguments().find(|arg| arg.get_long() == flag.strip_prefix("--"));
-    match argument.and_then(Arg::get_env) {
-        Some(variable) => format!("{} ({flag})", variable.to_string_lossy()),
+    match variable(command, flag) {
+        Some(variable) => format!("{variable} ({flag})"),
         None => flag.to_owned(),
+    }
+}
+
+/// The variable of a flag, of the command or of one below it.
+fn variable(command: &Command, flag: &str) -> Option<String> {
+    let argument =
+        command.get_arguments().find(|arg| arg.get_long().is_some() && arg.get_long() == flag.strip_prefix("--"));
+    match argument.and_then(Arg::get_env) {
+        Some(variable) => Some(variable.to_string_lossy().into_owned()),
+        None => command.get_subcommands().find_map(|below| variable(below, flag)),
     }
 }
 

@@ -17,7 +17,7 @@ pub enum DataFolderError {
     )]
     InUse(PathBuf),
     /// The folder cannot be made, opened or locked.
-    #[error("the data folder {0} cannot be used: {1}")]
+    #[error("OGEL_DATA_DIR (--data-dir): the folder {0} cannot be used: {1}")]
     Io(PathBuf, io::Error),
 }
 

@@ -26,7 +26,7 @@ pub struct Args {
     #[arg(long, env = "OGEL_PAGESERVER_HTTP", value_name = "HOST:PORT")]
     pageserver: String,
     /// The safekeepers' HTTP addresses, separated by commas
-    #[arg(long, env = "OGEL_SAFEKEEPERS_HTTP", value_name = "HOST:PORT,…", value_delimiter = ',')]
+    #[arg(long, env = "OGEL_SAFEKEEPERS_HTTP", value_name = "HOST:PORT,…", value_delimiter = ',', required = true)]
     safekeepers: Vec<String>,
     /// Make it a branch of this timeline instead of a fresh database
     #[arg(long, env = "OGEL_ANCESTOR", value_name = "ID")]
@@ -44,6 +44,8 @@ pub struct Args {
 
 /// Makes the timeline wherever it is missing.
 pub async fn run(args: &Args, json: bool) -> anyhow::Result<ExitCode> {
+    check_addresses("OGEL_PAGESERVER_HTTP (--pageserver)", std::slice::from_ref(&args.pageserver))?;
+    check_addresses("OGEL_SAFEKEEPERS_HTTP (--safekeepers)", &args.safekeepers)?;
     let http = Http::new(&args.token.source())?;
     let wanted = bootstrap::Wanted {
         tenant: args.tenant,
@@ -61,6 +63,17 @@ pub async fn run(args: &Args, json: bool) -> anyhow::Result<ExitCode> {
     };
     print(json, &made, |_| format!("timeline {} is there", args.timeline));
     Ok(ExitCode::SUCCESS)
+}
+
+fn check_addresses(variable: &str, addresses: &[String]) -> anyhow::Result<()> {
+    for address in addresses {
+        let port = address.rsplit_once(':').and_then(|(host, port)| Some((host, port.parse::<u16>().ok()?)));
+        anyhow::ensure!(
+            port.is_some_and(|(host, port)| !host.is_empty() && port > 0),
+            "{variable} names {address:?}, which is not HOST:PORT, such as safekeeper-1:7676"
+        );
+    }
+    Ok(())
 }
 
 /// Until all nodes serve, or the timeline is found on the pageserver and on a majority of the safekeepers: a compute that starts again must not

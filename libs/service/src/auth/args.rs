@@ -35,22 +35,23 @@ pub struct TokenArgs {
 impl AuthArgs {
     /// Reads the keys.
     pub fn verifier(&self) -> anyhow::Result<Verifier> {
-        Ok(Verifier::load(&self.keys)?)
+        Verifier::load(&self.keys).context("OGEL_AUTH_KEYS (--auth-keys)")
     }
 
-    /// Where to listen: as said, or on `port`, everywhere when that is safe. `flag` is for the text of a refusal.
-    pub fn listen_address(&self, flag: &str, said: Option<&str>, port: u16) -> anyhow::Result<String> {
+    /// Where to listen: as said, or on `port`, everywhere when that is safe. `setting` is for the text of a refusal.
+    pub fn listen_address(&self, setting: &str, said: Option<&str>, port: u16) -> anyhow::Result<String> {
         let open = self.allow_unauthenticated || !self.keys.is_empty();
         let Some(address) = said else {
             return Ok(if open { format!("[::]:{port}") } else { format!("127.0.0.1:{port}") });
         };
-        let form = || format!("{flag} is {address:?}; HOST:PORT is expected, such as [::]:{port}");
+        let form = || format!("{setting} is {address:?}; HOST:PORT is expected, such as [::]:{port}");
         address.rsplit_once(':').and_then(|(_, port)| port.parse::<u16>().ok()).with_context(form)?;
         let is_loopback = || address.to_socket_addrs().is_ok_and(|mut all| all.all(|one| one.ip().is_loopback()));
         ensure!(
             open || is_loopback(),
-            "{flag} {address} serves other machines, and no --auth-keys are given: anybody there could read and write all data; \
-             give the public keys, listen on 127.0.0.1, or say --allow-unauthenticated if the network is private"
+            "{setting} {address} serves other machines, and nobody is asked for a token: anybody there could read and write all data; \
+             give the public keys in OGEL_AUTH_KEYS (--auth-keys), listen on 127.0.0.1, or set OGEL_ALLOW_UNAUTHENTICATED=true \
+             (--allow-unauthenticated) if the network is private"
         );
         Ok(address.to_owned())
     }
@@ -64,6 +65,13 @@ impl TokenArgs {
             (None, Ok(token)) if !token.trim().is_empty() => TokenSource::Text(token.trim().to_owned()),
             _ => TokenSource::None,
         }
+    }
+
+    /// Where the token is, and that it can be read now.
+    pub fn checked_source(&self) -> anyhow::Result<TokenSource> {
+        let source = self.source();
+        source.current().context("OGEL_AUTH_TOKEN_FILE (--auth-token-file)")?;
+        Ok(source)
     }
 }
 
