@@ -159,14 +159,21 @@ impl Source<'_> {
         let pages: Vec<PageId> = pages.collect();
         self.pageserver.metrics().batch_pages.observe(pages.len() as f64);
         let began = Instant::now();
-        match self.timeline.gather_pages(&pages, lsn, Io::MemoryOnly) {
+        let timeline = self.timeline.clone();
+        let mut batch = match self.timeline.locate_pages(&pages, lsn, Io::MemoryOnly) {
             Err(error) if error.would_block() => {
-                let timeline = self.timeline.clone();
-                self.pool.run(move || timeline.gather_pages(&pages, lsn, Io::MayBlock)).await
+                return self.pool.run(move || timeline.gather_pages(&pages, lsn, Io::MayBlock)).await;
+            }
+            located => located?,
+        };
+        match self.timeline.fetch_pages(&mut batch, Io::MemoryOnly) {
+            Err(error) if error.would_block() => {
+                let fetch = move || timeline.fetch_pages(&mut batch, Io::MayBlock).map(|()| batch);
+                self.pool.run(fetch).await
             }
             other => {
                 self.memory.seconds.observe(began.elapsed().as_secs_f64());
-                other
+                other.map(|()| batch)
             }
         }
     }

@@ -5,7 +5,8 @@
 //! - `compaction`: merges layers and gives up history.
 //! - `gc`: which history is kept.
 //! - `flush`: freezes the open layer and writes frozen ones to files.
-//! - `read`: pages, sizes, segments at an LSN; `pages`: pages, many at once; `page_cache`: those already made;
+//! - `read`: pages, sizes, segments at an LSN; `pages`: pages, many at once; `page_cache`: those already made, `doorkeeper`: which of them
+//!   are worth keeping;
 //!   `lineage`: the layers of a timeline and of those it branched from, one behind the other.
 //! - `publish`: changes of the manifest, which is what survives a restart. [`state`]: the running state that decoding resumes from.
 //!
@@ -15,6 +16,7 @@
 pub mod aux_file;
 mod checkpoint;
 mod compaction;
+mod doorkeeper;
 mod effects;
 mod flush;
 mod gc;

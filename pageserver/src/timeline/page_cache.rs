@@ -43,6 +43,8 @@ use ogel_ids::{Lsn, TenantId};
 use parking_lot::{Mutex, RwLock};
 use quick_cache::{Weighter, sync::Cache};
 
+use super::doorkeeper::Doorkeeper;
+
 use crate::{
     keyspace::{Key, KeyKind},
     layer::memory::WriteBatch,
@@ -113,6 +115,7 @@ fn entries(capacity_bytes: u64) -> Arc<Entries> {
 pub struct PageCache {
     shares: Mutex<Shares>,
     next_space: Arc<AtomicU64>,
+    doorkeeper: Arc<Doorkeeper>,
     metrics: Metrics,
 }
 
@@ -180,7 +183,7 @@ impl PageCache {
     /// Holds at most this much.
     pub fn new(total_bytes: u64, metrics: Metrics) -> Self {
         let shares = Shares { total_bytes, shared: entries(total_bytes), tenants: HashMap::new() };
-        Self { shares: Mutex::new(shares), next_space: Arc::default(), metrics }
+        Self { shares: Mutex::new(shares), next_space: Arc::default(), doorkeeper: Arc::new(Doorkeeper::new()), metrics }
     }
 
     /// For a timeline that is opened.
@@ -188,6 +191,7 @@ impl PageCache {
         TimelinePages {
             tenant: self.tenant(&mut self.shares.lock(), tenant),
             next_space: self.next_space.clone(),
+            doorkeeper: self.doorkeeper.clone(),
             place: RwLock::new(Place { epoch: u64::MAX, space: 0, entries: None }),
             erased: AtomicU64::new(0),
             used: AtomicBool::new(false),
@@ -277,6 +281,7 @@ pub(super) enum Cached {
 pub(super) struct TimelinePages {
     tenant: Arc<TenantPages>,
     next_space: Arc<AtomicU64>,
+    doorkeeper: Arc<Doorkeeper>,
     place: RwLock<Place>,
     /// LSN of the newest tombstone.
     erased: AtomicU64,
@@ -327,6 +332,11 @@ impl TimelinePages {
         }
         metrics.misses.inc();
         Cached::Version(entry.version, entry.page.clone())
+    }
+
+    /// Notes that the page was read, and says whether it had been not long ago: then it is worth keeping.
+    pub fn is_read_again(&self, key: &Key) -> bool {
+        self.with(|_, space| self.doorkeeper.knows(space, key))
     }
 
     /// Keeps the page that a read at `read_at` found. `unwritten`: whether no version above `read_at` has been put into any layer.

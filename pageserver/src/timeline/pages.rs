@@ -24,6 +24,8 @@ use crate::{
 const MAX_DELTAS: usize = 32;
 /// A page that needed more layers than this is to get an image.
 const MAX_LAYERS: u32 = 12;
+/// A page that takes more deltas than this is kept in the page cache at once, others when they are read again.
+const CHEAP_DELTAS: usize = 4;
 
 /// Which page.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -56,7 +58,7 @@ impl PageId {
     }
 }
 
-/// Everything that is needed to make some pages, in memory.
+/// Everything that is needed to make some pages, in memory once it has been fetched.
 pub struct PageBatch {
     at: Lsn,
     layers: Arc<LayerMap>,
@@ -70,6 +72,13 @@ pub struct PageBatch {
 impl Timeline {
     /// Gathers what makes these pages as of `at`; each layer is visited once, and what must be read from disk is read together.
     pub fn gather_pages(&self, pages: &[PageId], at: Lsn, io: Io) -> Result<PageBatch, ReadError> {
+        let mut batch = self.locate_pages(pages, at, io)?;
+        self.fetch_pages(&mut batch, io)?;
+        Ok(batch)
+    }
+
+    /// Finds out what makes these pages as of `at`. Their values are still to be fetched.
+    pub fn locate_pages(&self, pages: &[PageId], at: Lsn, io: Io) -> Result<PageBatch, ReadError> {
         let mut kept = Vec::with_capacity(pages.len());
         let mut reads = Vec::new();
         for page in pages {
@@ -88,14 +97,15 @@ impl Timeline {
         }
         let layers = self.pin_layers();
         self.check_readable(at)?;
-        let located = if reads.is_empty() { Ok(()) } else { self.locate_and_fetch(&layers, &mut reads, io) };
-        located.inspect_err(|error| self.note(error))?;
+        if !reads.is_empty() {
+            self.lineage(&layers).locate(&mut reads, io).inspect_err(|error| self.note(error))?;
+        }
         Ok(PageBatch { at, layers, pages: pages.to_vec(), kept, reads })
     }
 
-    fn locate_and_fetch(&self, layers: &LayerMap, reads: &mut [Reconstruction], io: Io) -> Result<(), ReadError> {
-        self.lineage(layers).locate(reads, io)?;
-        Ok(fetch(reads, io)?)
+    /// Brings into memory what was located. After [`Io::MemoryOnly`] has failed, it may be called again.
+    pub fn fetch_pages(&self, batch: &mut PageBatch, io: Io) -> Result<(), ReadError> {
+        fetch(&mut batch.reads, io).map_err(ReadError::Layer).inspect_err(|error| self.note(error))
     }
 
     /// Makes the pages one by one, in the order asked for.
@@ -184,7 +194,9 @@ impl PageMaker<'_> {
         if read.delta_count() > MAX_DELTAS || read.layers() > MAX_LAYERS {
             timeline.image_requests.add(*read.key());
         }
-        if let (PageId::Relation(_), Some(version)) = (id, read.newest()) {
+        if let (PageId::Relation(_), Some(version)) = (id, read.newest())
+            && (read.delta_count() > CHEAP_DELTAS || timeline.pages.is_read_again(read.key()))
+        {
             let unwritten = || self.is_unwritten_since(read.key());
             timeline.pages.insert(read.key(), version, self.at, page, unwritten);
         }

@@ -1,11 +1,14 @@
 //! Blocks: codec u8, raw length u32, stored bytes, crc32c u32 over all before it.
 
+use std::{cell::RefCell, io};
+
 use super::format::{number, take};
 use crate::{
     keyspace::{KEY_SIZE, Key, KeyRange},
     layer::{VersionKind, file::format::BlockRef, tombstone::Tombstone},
 };
 use ogel_ids::Lsn;
+use zstd::bulk::{Compressor, Decompressor};
 
 const RAW: u8 = 0;
 const ZSTD: u8 = 1;
@@ -16,9 +19,34 @@ const MAX_RAW_BYTES: usize = 1100 << 20;
 /// Fast; what it gives away in density, later compaction can win back.
 const ZSTD_LEVEL: i32 = 1;
 
+thread_local! {
+    /// A context is 100 KiB and more: made for each block, it costs more than the work on the block.
+    static CONTEXTS: RefCell<Contexts> = const { RefCell::new(Contexts { compressor: None, decompressor: None }) };
+}
+
+/// Of zstd, one of each kind per thread that ever needed it.
+struct Contexts {
+    compressor: Option<Compressor<'static>>,
+    decompressor: Option<Decompressor<'static>>,
+}
+
+fn compress(raw: &[u8]) -> io::Result<Vec<u8>> {
+    CONTEXTS.with_borrow_mut(|contexts| match &mut contexts.compressor {
+        Some(compressor) => compressor.compress(raw),
+        none => none.insert(Compressor::new(ZSTD_LEVEL)?).compress(raw),
+    })
+}
+
+fn decompress(stored: &[u8], raw_len: usize) -> io::Result<Vec<u8>> {
+    CONTEXTS.with_borrow_mut(|contexts| match &mut contexts.decompressor {
+        Some(decompressor) => decompressor.decompress(stored, raw_len),
+        none => none.insert(Decompressor::new()?).decompress(stored, raw_len),
+    })
+}
+
 /// Encodes a block; compresses when asked to and when that makes it smaller.
 pub(super) fn encode(raw: &[u8], compress: bool) -> Vec<u8> {
-    let compressed = if compress { zstd::bulk::compress(raw, ZSTD_LEVEL).ok() } else { None };
+    let compressed = if compress { self::compress(raw).ok() } else { None };
     let (codec, stored) = match &compressed {
         Some(stored) if stored.len() < raw.len() => (ZSTD, stored.as_slice()),
         _ => (RAW, raw),
@@ -47,7 +75,7 @@ pub(super) fn decode(block: &[u8]) -> Result<Vec<u8>, &'static str> {
     }
     let raw = match content[0] {
         RAW => content[HEAD..].to_vec(),
-        ZSTD => zstd::bulk::decompress(&content[HEAD..], raw_len).map_err(|_| "a block cannot be decompressed")?,
+        ZSTD => decompress(&content[HEAD..], raw_len).map_err(|_| "a block cannot be decompressed")?,
         _ => return Err("a block has an unknown codec"),
     };
     if raw.len() != raw_len { Err("a block has the wrong length") } else { Ok(raw) }

@@ -57,6 +57,11 @@ pub fn fetch(reads: &mut [Reconstruction], io: Io) -> Result<(), LayerError> {
     for value in reads.iter_mut().flat_map(Reconstruction::values_mut) {
         let Value::Stored(stored) = value else { continue };
         let known = last.take_if(|(key, _)| *key == stored.block_key()).map(|(_, block)| block);
+        // Versions of one page mostly lie in one block, and those of neighbours too.
+        let missed = missing.last().is_some_and(|(file, block)| (file.number(), block.offset) == stored.block_key());
+        if known.is_none() && missed {
+            continue;
+        }
         match known.or_else(|| stored.file.cached(stored.block)) {
             Some(block) => {
                 let key = stored.block_key();
@@ -71,9 +76,15 @@ pub fn fetch(reads: &mut [Reconstruction], io: Io) -> Result<(), LayerError> {
         return Ok(());
     }
     let blocks = read_missing(missing)?;
+    let mut last = None;
     for value in reads.iter_mut().flat_map(Reconstruction::values_mut) {
         if let Value::Stored(stored) = value {
-            let block = blocks.get(&stored.block_key()).expect("every missing block was read, or an error returned");
+            let key = stored.block_key();
+            let block = match last {
+                Some((held, block)) if held == key => block,
+                _ => blocks.get(&key).expect("every missing block was read, or an error returned"),
+            };
+            last = Some((key, block));
             *value = stored.slice(block)?;
         }
     }
