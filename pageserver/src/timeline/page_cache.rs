@@ -183,7 +183,12 @@ impl PageCache {
     /// Holds at most this much.
     pub fn new(total_bytes: u64, metrics: Metrics) -> Self {
         let shares = Shares { total_bytes, shared: entries(total_bytes), tenants: HashMap::new() };
-        Self { shares: Mutex::new(shares), next_space: Arc::default(), doorkeeper: Arc::new(Doorkeeper::new()), metrics }
+        Self {
+            shares: Mutex::new(shares),
+            next_space: Arc::default(),
+            doorkeeper: Arc::new(Doorkeeper::new()),
+            metrics,
+        }
     }
 
     /// For a timeline that is opened.
