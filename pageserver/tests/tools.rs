@@ -160,6 +160,7 @@ fn what_cannot_be_checked_is_told_from_what_is_damaged() {
         &["check", "--remote", &empty, "--tenant", "x"],
         &["layer", "check", "/nowhere/x.layer"],
         &["layer"],
+        &["layer", "dump", "--key", "zz", concat!(env!("CARGO_MANIFEST_DIR"), "/tests/fixtures/delta-v1.layer")],
     ] {
         let output = tool(arguments);
         assert_eq!(code(&output), 2, "{arguments:?}: {}", String::from_utf8_lossy(&output.stderr));

@@ -47,6 +47,31 @@ def test_lost_pageserver_disk_under_load(s3, make_cluster):
     assert cluster.sql("SELECT count(*) FROM pgbench_accounts") == [(200_000,)]
 
 
+def seconds_to_come_back(cluster: Cluster, aid: int) -> float:
+    """From a lost disk to a row that only the pageserver has."""
+    started = time.monotonic()
+    cluster.chaos("wipe", "pageserver")
+    assert cluster.sql(f"SELECT count(*) FROM pgbench_accounts WHERE aid = {aid}") == [(1,)]
+    return time.monotonic() - started
+
+
+def test_the_time_to_come_back_does_not_grow_with_the_database(s3, make_cluster):
+    cluster = make_cluster(shared_buffers="1MB", **{"ogel.file_cache_size": "0"}).up()
+    medians = {}
+    for scale in (1, 20):
+        pgbench(cluster, "-i", "-q", "-s", str(scale))
+        cluster.http("pageserver", f"{cluster.timeline_path()}/checkpoint", "POST")
+        times = sorted(seconds_to_come_back(cluster, 1 + n * scale * 100_000 // 5) for n in range(5))
+        megabytes = cluster.sql("SELECT pg_database_size('postgres') / 1000000")[0][0]
+        local = sum(file.stat().st_size for file in (cluster.dir / "pageserver").rglob("*.layer")) // 1_000_000
+        medians[megabytes] = times[2]
+        print(f"{megabytes} MB: the first row after {times[2]:.2f} s (of 5: {times[0]:.2f} to {times[4]:.2f}), {local} MB on the new disk")
+    (small, before), (large, after) = medians.items()
+    assert large > 8 * small
+    assert after < 3 * before + 1, medians
+    assert cluster.sql("SELECT count(*) FROM pgbench_accounts") == [(scale * 100_000,)]
+
+
 def test_clean_restart_keeps_everything_in_the_store(s3, make_cluster):
     cluster = make_cluster().up()
     cluster.sql("CREATE TABLE kept AS SELECT generate_series(1, 10000) AS id")

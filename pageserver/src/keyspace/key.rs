@@ -143,10 +143,17 @@ impl Key {
         match self.0[0] {
             0x01 => format!("block {e} of relation {a}/{b}/{c}{fork}"),
             0x02 => format!("size of relation {a}/{b}/{c}{fork}"),
-            0x05 | 0x06 => {
+            0x03 => format!("database {a}/{b}"),
+            0x04 => format!("relation map of database {a}/{b}"),
+            kind @ (0x05 | 0x06) => {
                 let log = u8::try_from(a).ok().and_then(SlruKind::from_number).map_or("SLRU", SlruKind::directory);
-                format!("page {e} of segment {b:04X} in {log}")
+                let what = if kind == 0x05 { format!("page {e}") } else { "size".to_owned() };
+                format!("{what} of segment {b:04X} in {log}")
             }
+            0x07 => format!("prepared transaction {a:08X}{b:08X}"),
+            0x08 => "running state".to_owned(),
+            0x09 => format!("progress of replication origin {a}"),
+            0x0a => "auxiliary file".to_owned(),
             _ => format!("key {self}"),
         }
     }
@@ -268,6 +275,16 @@ mod tests {
         assert_eq!(Key::two_phase(7 << 32 | 9).as_two_phase(), Some(7 << 32 | 9));
         assert_eq!(Key::slru_size(SlruKind::Clog, 12).as_slru_segment(), Some(12));
         assert_eq!(Key::from_bytes([0xff; KEY_SIZE]).as_rel_size(), None);
+        let said = [Key::two_phase(7 << 32 | 9), Key::slru_size(SlruKind::Clog, 12), Key::relmap(1663, 5)];
+        let said = said.map(|key| key.describe());
+        assert_eq!(
+            said,
+            [
+                "prepared transaction 0000000700000009",
+                "size of segment 000C in pg_xact",
+                "relation map of database 1663/5"
+            ]
+        );
     }
 
     #[test]

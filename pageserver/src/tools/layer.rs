@@ -6,13 +6,16 @@ use std::{
     process::ExitCode,
 };
 
-use anyhow::Context;
+use anyhow::{Context, ensure};
 use clap::{Args, Subcommand};
 use serde_json::json;
 
-use crate::layer::{
-    VersionKind,
-    file::{Examined, ExaminedVersion, LayerHeader, examine},
+use crate::{
+    keyspace::KEY_SIZE,
+    layer::{
+        VersionKind,
+        file::{Examined, ExaminedVersion, LayerHeader, examine},
+    },
 };
 
 #[derive(Debug, Subcommand)]
@@ -25,6 +28,7 @@ pub(super) enum LayerCommand {
 
 #[derive(Debug, Args)]
 pub(super) struct DumpArgs {
+    /// The layer file
     file: PathBuf,
     /// Only keys that begin so, hexadecimal (36 digits are one key)
     #[arg(long, value_name = "HEX")]
@@ -36,6 +40,7 @@ pub(super) struct DumpArgs {
 
 #[derive(Debug, Args)]
 pub(super) struct CheckArgs {
+    /// The layer file
     file: PathBuf,
     /// The answer as JSON
     #[arg(long)]
@@ -58,6 +63,10 @@ fn dump(args: &DumpArgs) -> anyhow::Result<ExitCode> {
     let mut out = BufWriter::new(io::stdout().lock());
     let mut outcome = Ok(());
     let wanted = args.key.as_deref().unwrap_or("").to_lowercase();
+    ensure!(
+        wanted.len() <= 2 * KEY_SIZE && wanted.bytes().all(|digit| digit.is_ascii_hexdigit()),
+        "no key begins with {wanted:?}: --key takes up to 36 hexadecimal digits, as the dump shows them"
+    );
     let examined = examine(&bytes, |version| {
         if outcome.is_ok() && version.key.to_string().starts_with(&wanted) {
             outcome = put_version(&mut out, &version, args.json);

@@ -90,10 +90,15 @@ pub(super) fn run(args: &CheckArgs) -> anyhow::Result<ExitCode> {
             println!("{kind:<8} {object}: {what}");
         }
         let Report { tenants, timelines, objects, bytes, layers_read, problems } = &report;
-        println!(
-            "{tenants} tenants, {timelines} timelines, {objects} objects, {bytes} bytes, {layers_read} layers read whole: {} problems",
-            problems.len()
-        );
+        let problems = match problems.len() {
+            0 => "no problems".to_owned(),
+            count => format!("{count} problems"),
+        };
+        let how = match args.deep {
+            true => format!("{layers_read} layers read whole"),
+            false => "layers by their sizes only (--deep reads them)".to_owned(),
+        };
+        println!("{problems}: {tenants} tenants, {timelines} timelines, {objects} objects, {bytes} bytes, {how}");
     }
     Ok(if report.problems.is_empty() { ExitCode::SUCCESS } else { ExitCode::FAILURE })
 }
