@@ -397,6 +397,13 @@ readahead_advance(SMgrRelation reln, ForkNumber forknum,
 		stream->window = 0;
 		return false;
 	}
+	if (chunked && stream->run == begin)
+	{
+		/* of the first pages of a chunk and its others, those that are waited for come first */
+		for (BlockNumber block = begin; block < end; block++)
+			readahead_want(&key, block);
+		send_batch();
+	}
 	stream->next = end;
 	stream->window = chunked ? ogel_readahead : Min(Max(stream->window * 2, FIRST_WINDOW), ogel_readahead);
 	stream->ahead = Max(stream->ahead, end);

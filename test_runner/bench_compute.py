@@ -118,7 +118,8 @@ def report(name: str, unit: str, ours: float, stock: float, ratio: float, note: 
 
 
 def in_memory(args: argparse.Namespace) -> list[dict]:
-    ours, stock = Ours(), Stock().start()
+    caches = {name: f"{args.file_cache_mb}MB" for name in ("ogel.file_cache_max_size", "ogel.file_cache_size") if args.file_cache_mb}
+    ours, stock = Ours(**caches), Stock().start()
     try:
         load = interleaved(args.rounds, lambda: bulk_load(ours.url(), args.scale), lambda: bulk_load(stock.url(), args.scale))
         results = [report("bulk load", "s", *load, load[0] / load[1], f"pgbench -i -s {args.scale}")]
@@ -177,6 +178,7 @@ def main() -> None:
     parser.add_argument("--scale", type=int, default=50, help="of the bulk load")
     parser.add_argument("--index-mb", type=int, default=1024, help="table of the index build")
     parser.add_argument("--scan-mb", type=int, default=1024, help="table of the cold scan")
+    parser.add_argument("--file-cache-mb", type=int, default=0, help="file cache of all but the cold scan; 0 = the default; stock has the system's cache")
     parser.add_argument("--clients", type=int, default=4)
     parser.add_argument("--seconds", type=int, default=10, help="of each select-only run")
     parser.add_argument("--rounds", type=int, default=3)
