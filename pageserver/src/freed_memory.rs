@@ -1,9 +1,24 @@
 //! Memory that is free goes back to the system.
 //!
-//! Flushes, merges and uploads take megabytes for a moment beside small things that stay. glibc keeps the holes that they leave, in one arena per
-//! thread or so, and sends nothing back: after hours it holds a hundred times what is in use.
+//! Flushes, merges and uploads take megabytes for a moment, on whichever thread. glibc has an arena for each thread, up to eight per processor, and once a
+//! large block was freed it takes blocks of that size from the arena and keeps them at its end: after hours each arena holds a layer file's length for nothing.
 
-/// Returns free pages of the heap to the system. Takes milliseconds; whoever allocates in the meantime may wait for them.
+/// From here on a block is mapped by itself, and unmapped when it is freed; and so much may stay free at the end of an arena. Above the longest answer
+/// of the page service, so that answers cost no system call.
+#[cfg(all(target_os = "linux", target_env = "gnu"))]
+const LARGE_BYTES: libc::c_int = 2 << 20;
+
+/// Bounds what the allocator keeps for later. For the start of a process.
+pub fn bound_kept() {
+    #[cfg(all(target_os = "linux", target_env = "gnu"))]
+    // SAFETY: both set a number, before there are other threads.
+    unsafe {
+        libc::mallopt(libc::M_MMAP_THRESHOLD, LARGE_BYTES);
+        libc::mallopt(libc::M_TRIM_THRESHOLD, LARGE_BYTES);
+    }
+}
+
+/// Returns free pages between what is in use. Takes milliseconds; whoever allocates in the meantime may wait for them.
 pub fn give_back() {
     #[cfg(all(target_os = "linux", target_env = "gnu"))]
     // SAFETY: it may be called at any time, from any thread.

@@ -10,7 +10,7 @@ pub mod basebackup;
 pub mod branch;
 pub mod config;
 pub mod failpoints;
-mod freed_memory;
+pub mod freed_memory;
 pub mod http;
 pub mod keyspace;
 pub mod layer;

@@ -104,12 +104,12 @@ impl Bench {
         if aged || timeline.should_freeze() {
             timeline.flush_all().unwrap();
         }
-        if aged {
-            freed_memory::give_back();
-        }
         let now = UNIX_EPOCH + Duration::from_micros(now_us);
         timeline.collect_garbage(&Retention { window: RETENTION, wal_bytes: 0 }, now).unwrap();
         timeline.compact(&|| false).unwrap();
+        if aged {
+            freed_memory::give_back(); // as a minute after merges
+        }
     }
 
     /// Deltas, layers and microseconds per read of a page, cold and uncached.
@@ -153,6 +153,7 @@ fn memory_mib() -> (u64, u64) {
 #[test]
 #[ignore = "a benchmark"]
 fn a_day_of_history() {
+    freed_memory::bound_kept();
     let (tps, pages) = (setting("OGEL_BENCH_TPS", 50), setting("OGEL_BENCH_MB", 128) as u32 * 128);
     let out = std::env::var("OGEL_BENCH_OUT").unwrap_or_else(|_| "history.csv".into());
     let mut out = std::fs::File::create(out).unwrap();
