@@ -45,7 +45,7 @@ test: verify test-rust test-cluster ## Everything that CI runs
 
 # PostgreSQL is there, so a test that goes without it has failed.
 test-rust: postgres-all
-	OGEL_TEST_REQUIRE_POSTGRES=1 $(CARGO) test --workspace
+	OGEL_TEST_REQUIRE_POSTGRES=1 $(CARGO) test --workspace --no-fail-fast
 
 test-cluster: postgres-all ext build-rust
 	$(PYTHON) -m pytest test_runner -m "not heavy" $(PYTEST_ARGS)
