@@ -9,7 +9,7 @@
  * that the WAL does not cover from the spill (local_pages.c).
  *
  * Temporary and unlogged relations stay in local files (md.c), init forks
- * included: ResetUnloggedRelations() works on files.
+ * included (init_fork.c): ResetUnloggedRelations() works on files.
  *
  *-------------------------------------------------------------------------
  */
@@ -28,6 +28,7 @@
 #include "catalog/pg_database.h"
 #include "catalog/pg_tablespace_d.h"
 #include "file_cache.h"
+#include "init_fork.h"
 #include "interrupts.h"
 #include "local_pages.h"
 #include "lwlsn.h"
@@ -423,10 +424,11 @@ select_smgr(RelFileLocatorBackend rlocator, char relpersistence)
 		case RELPERSISTENCE_PERMANENT:
 			return &ogel_smgr;
 		case RELPERSISTENCE_TEMP:
-		case RELPERSISTENCE_UNLOGGED:
 			return NULL;
+		case RELPERSISTENCE_UNLOGGED:
+			return init_fork_smgr();
 		default:
-			return is_local(rlocator.locator) ? NULL : &ogel_smgr;
+			return is_local(rlocator.locator) ? init_fork_smgr() : &ogel_smgr;
 	}
 }
 
@@ -461,10 +463,17 @@ remote_database_size(Oid dbOid, Oid tblspcOid)
 	return page_client_database_size(tblspcOid, dbOid, lwlsn_for_everything());
 }
 
+static void
+process_init(void)
+{
+	relsize_process_init();
+	init_fork_process_init();
+}
+
 void
 ogel_smgr_install(void)
 {
 	smgr_select_hook = select_smgr;
-	smgr_init_hook = relsize_process_init;
+	smgr_init_hook = process_init;
 	database_size_hook = remote_database_size;
 }

@@ -68,6 +68,28 @@ def test_unlogged_tables_are_empty_after_a_restart(cluster: Cluster):
     assert cluster.sql("SELECT a FROM u WHERE a = 1") == [(1,)]
 
 
+def test_indexes_of_unlogged_tables_can_be_used_after_a_crash(cluster: Cluster):
+    """Access methods that leave their init fork to the disk included: bloom logs nothing for an unlogged relation."""
+    cluster.sql("CREATE EXTENSION bloom")
+    methods = {"bloom": "a", "brin": "a", "btree": "a", "gin": "v", "gist": "p", "hash": "a", "spgist": "p"}
+    cluster.sql("CREATE UNLOGGED TABLE u (a int, v tsvector, p point)")
+    fill = "INSERT INTO u SELECT i, to_tsvector('simple', i::text), point(i, i) FROM generate_series(1, 1000) i"
+    for method, column in methods.items():
+        cluster.sql(f"CREATE INDEX u_{method} ON u USING {method} ({column})")
+    with cluster.connect() as connection:
+        connection.execute("BEGIN; SAVEPOINT s; CREATE INDEX gone ON u USING bloom (a); ROLLBACK TO s")
+        connection.execute("CREATE INDEX dropped ON u USING bloom (a); DROP INDEX dropped; COMMIT")
+    for change in ("SELECT", "TRUNCATE u", "REINDEX INDEX CONCURRENTLY u_bloom"):
+        cluster.sql(change)
+        cluster.ogel("compute", "kill", "main")
+        cluster.ogel("compute", "start", "main")
+        cluster.sql(fill)
+        with cluster.connect() as connection:
+            connection.execute("SET enable_seqscan = off")
+            for condition in ("a = 700", "v @@ '700'", "p <@ box '(700,700),(700,700)'"):
+                assert connection.execute(f"SELECT a FROM u WHERE {condition}").fetchall() == [(700,)], (change, condition)
+
+
 def test_prepared_transactions_survive(cluster: Cluster):
     cluster.ogel("down")
     cluster.settings["max_prepared_transactions"] = "5"
