@@ -289,10 +289,15 @@ readahead_answer(const PageAnswer *answer, char *message)
 bool
 readahead_take(const RelFork *key, BlockNumber blocknum, void *page, bool passing)
 {
-	Slot	   *slot;
+	Slot	   *slot = find_slot(key, blocknum);
 	bool		usable;
 
-	send_batch();
+	/*
+	 * While pages are at hand, what is wanted may wait for company, up to as
+	 * much as is held: then one half is used while the other is on its way.
+	 */
+	if (slot == NULL || slot->state == SLOT_IN_FLIGHT || nbatch >= Min(nused, BATCH_SIZE / 2))
+		send_batch();
 	while ((slot = find_slot(key, blocknum)) != NULL && slot->state == SLOT_IN_FLIGHT)
 	{
 		if (!page_client_receive_prefetched())
