@@ -72,7 +72,8 @@ def test_explain_shows_remote_reads(watched: Cluster):
         line = next(line for line in plan if line.startswith("Storage Buffers:"))
         fields = dict(part.split("=") for part in line.replace("file cache", "file_cache").split()[2:-1])
         assert int(fields["remote"]) >= blocks * 0.9 and int(fields["prefetched"]) > blocks * 0.5, text
-        assert 0 < int(fields["requests"]) < blocks / 4, text
+        # Processes of a parallel scan of a small table take single blocks in turn: how many go together depends on who runs when.
+        assert 0 < int(fields["requests"]) < blocks / (2 if workers else 4), text
     with watched.connect() as connection:
         plan = connection.execute("EXPLAIN (ANALYZE, BUFFERS, FORMAT JSON) SELECT count(*) FROM t").fetchone()[0]
     assert plan[0]["Plan"]["Shared Read Blocks"] > 0 and set(plan[0]) == {"Plan", "Planning", "Planning Time", "Triggers", "Execution Time"}
