@@ -113,21 +113,27 @@ async fn a_lost_disk_loses_nothing_and_comes_back_in_constant_time() {
     assert!(many <= few + 2 * 17 + 4, "{requests:?}");
 }
 
-#[tokio::test(flavor = "multi_thread")]
-async fn evicted_layers_are_read_from_the_store() {
-    let Some(template) = template() else { return };
-    let folder = tempfile::tempdir().unwrap();
-    let store = ObjectStore::memory(StoreMetrics::default());
+/// A server with four relations, whose layers are in the store, and on the disk no more.
+async fn evicted(store: &ObjectStore, folder: &Path, template: &str) -> (Server, FakeSafekeeper, WalWriter) {
     let safekeeper = FakeSafekeeper::start(Arc::default()).await;
     let limits =
         [&SMALL_LAYERS[..], &["--disk-budget-mb", "1", "--disk-free-mb", "0", "--block-cache-mb", "1"]].concat();
-    let server = Server::start_on(&store, folder.path(), &template, &[&safekeeper.address], &limits).await;
+    let server = Server::start_on(store, folder, template, &[&safekeeper.address], &limits).await;
     let mut writer = create(&server, &safekeeper).await;
     write(&server, &safekeeper, &mut writer, 0..4).await;
     settled(&server).await;
     let pageserver = server.pageserver.clone();
     let freed = tokio::task::spawn_blocking(move || pageserver.evict_now()).await.unwrap();
     assert!(freed > 1 << 20, "{freed} bytes were freed");
+    (server, safekeeper, writer)
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn evicted_layers_are_read_from_the_store() {
+    let Some(template) = template() else { return };
+    let folder = tempfile::tempdir().unwrap();
+    let store = ObjectStore::memory(StoreMetrics::default());
+    let (server, _safekeeper, _) = evicted(&store, folder.path(), &template).await;
     let local = || server.timeline().stored_layers().iter().filter(|layer| layer.file.is_local()).count();
     let before = local();
     check(&server, 4).await;
@@ -143,15 +149,7 @@ async fn a_read_that_needs_a_store_that_is_away_says_so_and_others_go_on() {
     let folder = tempfile::tempdir().unwrap();
     let faults = Faults::new(|_, _| None);
     let store = ObjectStore::memory(StoreMetrics::default()).with_faults_for_tests(faults.clone());
-    let safekeeper = FakeSafekeeper::start(Arc::default()).await;
-    let limits =
-        [&SMALL_LAYERS[..], &["--disk-budget-mb", "1", "--disk-free-mb", "0", "--block-cache-mb", "1"]].concat();
-    let server = Server::start_on(&store, folder.path(), &template, &[&safekeeper.address], &limits).await;
-    let mut writer = create(&server, &safekeeper).await;
-    write(&server, &safekeeper, &mut writer, 0..4).await;
-    settled(&server).await;
-    let pageserver = server.pageserver.clone();
-    assert!(tokio::task::spawn_blocking(move || pageserver.evict_now()).await.unwrap() > 1 << 20);
+    let (server, safekeeper, mut writer) = evicted(&store, folder.path(), &template).await;
 
     faults.set_outage(true);
     let pg_proc = rel(1255);

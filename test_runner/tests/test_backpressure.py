@@ -1,5 +1,7 @@
 """A pageserver that falls behind slows writers down, within a bound, and everybody can see who waits for whom."""
 
+import os
+import signal
 import threading
 import time
 from concurrent.futures import ThreadPoolExecutor
@@ -76,8 +78,6 @@ def test_a_slow_pageserver_slows_smoothly(small_limit: Cluster):
     over = threading.Event()
 
     def brake() -> None:
-        import os
-        import signal
         while not over.is_set():
             os.kill(pid, signal.SIGSTOP)
             time.sleep(0.05)

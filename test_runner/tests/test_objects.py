@@ -8,7 +8,7 @@ import psycopg
 import pytest
 
 from cluster import pg_bin
-from twin.servers import Ours, Stock
+from twin.servers import Ours, Stock, both
 
 # Larger than shared_buffers (1 MB) many times over.
 FILL = """
@@ -46,18 +46,11 @@ TOTALS = "SELECT pg_table_size('t'), pg_indexes_size('t'), pg_total_relation_siz
 
 @pytest.fixture(scope="module")
 def servers() -> Iterator[tuple[Ours, Stock]]:
-    ours = Ours()
-    try:
-        stock = Stock()
-        try:
-            for server in (ours, stock):
-                for statement in FILL.split(";"):
-                    run(server, statement)
-            yield ours, stock
-        finally:
-            stock.remove()
-    finally:
-        ours.remove()
+    with both() as servers:
+        for server in servers:
+            for statement in FILL.split(";"):
+                run(server, statement)
+        yield servers
 
 
 def run(server: Ours | Stock, statement: str, settings: str = "") -> list[tuple]:

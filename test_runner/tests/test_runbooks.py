@@ -4,7 +4,6 @@ import http.client
 import os
 import re
 import subprocess
-import time
 import urllib.error
 import urllib.request
 from pathlib import Path
@@ -179,9 +178,9 @@ def status(port: int, token: str) -> int:
 
 def test_restore_drill(cluster: Cluster, tmp_path: Path):
     cluster.sql("CREATE TABLE precious AS SELECT generate_series(1, 10) AS a")
-    time.sleep(2)  # the moment is given in whole seconds
-    at = cluster.sql("""SELECT to_char(clock_timestamp() AT TIME ZONE 'UTC', 'YYYY-MM-DD"T"HH24:MI:SS"Z"')""")[0][0]
-    time.sleep(1)
+    # In whole seconds, and not before the table was made.
+    at = cluster.sql("""SELECT to_char((clock_timestamp() + interval '1 s') AT TIME ZONE 'UTC', 'YYYY-MM-DD"T"HH24:MI:SS"Z"')""")[0][0]
+    wait_until(lambda: cluster.sql("SELECT clock_timestamp() > %s::timestamptz", at)[0][0], "that moment has passed")
     cluster.sql("DELETE FROM precious")
     follow("restore-drill", cluster, tmp_path, AT=at)
     dump = (tmp_path / "drill.sql").read_text()

@@ -7,7 +7,7 @@ import pytest
 
 from twin.pair import Difference
 from twin.schedule import Counts, Life
-from twin.servers import Ours, Stock
+from twin.servers import Ours, Stock, both
 
 STATEMENTS = 200
 ONE_ROW = """
@@ -26,15 +26,8 @@ END $$"""
 
 @pytest.fixture(scope="module")
 def servers() -> Iterator[tuple[Ours, Stock]]:
-    ours = Ours()
-    try:
-        stock = Stock()
-        try:
-            yield ours, stock
-        finally:
-            stock.remove()
-    finally:
-        ours.remove()
+    with both() as servers:
+        yield servers
 
 
 def life(servers: tuple[Ours, Stock], tmp_path: Path, seed: int, sabotage: str | None = None) -> Counts:

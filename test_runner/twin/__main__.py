@@ -11,7 +11,7 @@ from cluster import RELEASE
 from twin import __doc__ as essay
 from twin.pair import Difference
 from twin.schedule import Counts, Life
-from twin.servers import Ours, Stock
+from twin.servers import Ours, Stock, both
 
 STATEMENTS = 250
 
@@ -23,10 +23,8 @@ def report(seed: int, counts: Counts, seconds: float) -> str:
 
 def run(seeds: list[int], statements: int, sabotage: str | None = None) -> list[str]:
     """Returns what went wrong, one text for each seed that failed."""
-    ours, stock = Ours(), None
     failures, sqlstates = [], Counter()
-    try:
-        stock = Stock()
+    with both() as (ours, stock):
         for seed in seeds:
             started = time.monotonic()
             transcript = RELEASE.parent / f"twin-{seed}.sql"
@@ -42,10 +40,6 @@ def run(seeds: list[int], statements: int, sabotage: str | None = None) -> list[
                 clean_up(ours, stock)
         print("errors on both:", dict(sqlstates.most_common()))
         return failures
-    finally:
-        ours.remove()
-        if stock:
-            stock.remove()
 
 
 def clean_up(*servers: Ours | Stock) -> None:

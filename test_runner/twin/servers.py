@@ -6,7 +6,9 @@ import os
 import shutil
 import subprocess
 import tempfile
+from contextlib import contextmanager
 from pathlib import Path
+from typing import Iterator
 
 from cluster import Cluster, OgelError, pg_manifest
 from walcheck import unprivileged
@@ -108,3 +110,17 @@ class Stock:
     def log(self) -> str:
         log = self.dir / "log"
         return "\n".join(log.read_text(errors="replace").splitlines()[-25:]) if log.exists() else ""
+
+
+@contextmanager
+def both() -> Iterator[tuple[Ours, Stock]]:
+    """Both servers, started, and removed afterwards."""
+    ours = Ours()
+    try:
+        stock = Stock()
+        try:
+            yield ours, stock
+        finally:
+            stock.remove()
+    finally:
+        ours.remove()
