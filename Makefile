@@ -12,7 +12,7 @@ SEED ?=
 N ?= 2000
 FUZZ_SECONDS ?= 60
 
-.PHONY: help build build-rust postgres postgres-all ext up down test test-rust test-cluster test-compose verify fix regress \
+.PHONY: help build build-rust postgres postgres-all ext up down test test-rust test-cluster test-compose verify fix regress tap \
 	twin walcheck pagecheck sim model chaos fuzz bench bench-decoder bench-redo bench-branch bench-pageserver bench-coldstart bench-commit bench-compute bench-election bench-history bench-density storemodel
 
 help: ## List the targets
@@ -66,6 +66,9 @@ regress: postgres-all ext build-rust ## PostgreSQL's own suites on our compute, 
 	$(PYTHON) test_runner/regress.py $(SUITES)
 	$(PYTHON) test_runner/regress.py --caches small $(or $(SUITES),core)
 	$(PYTHON) test_runner/regress.py --caches tiny $(SUITES)
+
+tap: postgres-all ext build-rust ## PostgreSQL's own TAP tests on our compute; SUITES="bin/scripts recovery/013" chooses
+	$(PYTHON) test_runner/tap.py $(SUITES)
 
 pagecheck: postgres-all ext build-rust ## Every page of the pageserver compared with stock PostgreSQL's after the same WAL, at six positions
 	$(PYTHON) test_runner/pagecheck.py
