@@ -18,7 +18,9 @@ pub async fn first_connection(socket: &Path, auth: Auth, password: Option<&Passw
     let mut options = ConnectOptions::new(Address::Unix(socket.to_owned()))
         .parameter("user", SUPERUSER)
         .parameter("database", "postgres")
-        .parameter("application_name", "ogel-supervisor");
+        .parameter("application_name", "ogel-supervisor")
+        // Its queries are not the users', and one of them may contain a password.
+        .parameter("options", "-c pg_stat_statements.track=none");
     options.timeout = TIME_LIMIT;
     let session = async {
         let mut client = Client::connect(&options).await.context("the first connection failed")?;

@@ -97,6 +97,15 @@ def test_statistics_are_kept(make_cluster: Callable[..., Cluster], how: str):
         assert cluster.sql("SELECT stats_reset < pg_postmaster_start_time() FROM pg_stat_statements_info") == [(True,)]
 
 
+def test_the_supervisors_queries_are_not_among_the_users(make_cluster: Callable[..., Cluster], monkeypatch: pytest.MonkeyPatch):
+    """One of them contains the password of the superuser, which whoever may read statistics must not see."""
+    monkeypatch.setenv("OGEL_PASSWORD", "remarkable")
+    cluster = make_cluster(shared_preload_libraries="pg_stat_statements").up()
+    cluster.sql("CREATE EXTENSION pg_stat_statements")
+    assert cluster.sql("SELECT rolname FROM pg_authid WHERE rolpassword IS NOT NULL") == [("postgres",)]
+    assert cluster.sql("SELECT query FROM pg_stat_statements WHERE query ~ 'remarkable|AND rolpassword IS NULL' AND query !~ 'pg_stat_statements'") == []
+
+
 def test_autovacuum_takes_up_what_an_earlier_compute_left(make_cluster: Callable[..., Cluster]):
     cluster = make_cluster(autovacuum="off").up()
     cluster.sql("CREATE TABLE t AS SELECT generate_series(1, 3000) AS a")
