@@ -62,6 +62,7 @@
 #include "storage/fd.h"
 #include "storage/lwlock.h"
 #include "storage/shmem.h"
+#include "utils/guc.h"
 #include "utils/wait_event.h"
 
 #define CACHE_FILE		"ogel_file_cache"
@@ -122,8 +123,8 @@ set_count(void)
 	return Max((uint32) ogel_file_cache_max_size * BLOCKS_PER_MB / WAYS, 1);
 }
 
-Size
-file_cache_shmem_size(void)
+static Size
+shmem_size(void)
 {
 	if (ogel_file_cache_max_size == 0)
 		return 0;
@@ -133,6 +134,14 @@ file_cache_shmem_size(void)
 void
 file_cache_shmem_request(void)
 {
+	if (ogel_file_cache_max_size < 0)
+	{
+		char		text[16];
+
+		snprintf(text, sizeof(text), "%d", Min(Max(2 * ogel_file_cache_size, 1024), LARGEST_FILE_CACHE_MB));
+		SetConfigOption("ogel.file_cache_max_size", text, PGC_POSTMASTER, PGC_S_DYNAMIC_DEFAULT);
+	}
+	RequestAddinShmemSpace(shmem_size());
 	if (ogel_file_cache_max_size > 0)
 		RequestNamedLWLockTranche(TRANCHE_NAME, NPARTITIONS + 1);
 }
@@ -150,7 +159,7 @@ void
 file_cache_shmem_init(void)
 {
 	bool		found;
-	Size		size = file_cache_shmem_size();
+	Size		size = shmem_size();
 
 	if (size == 0)
 		return;
@@ -163,20 +172,13 @@ file_cache_shmem_init(void)
 				 errmsg("could not remove file \"%s\": %m", CACHE_FILE),
 				 errdetail("It holds pages of an earlier server.")));
 
-	memset(table, 0, size);
+	/*
+	 * All other counts and entries start at zero, as fresh shared memory does:
+	 * touching them would cost a start milliseconds per gigabyte of cache.
+	 */
 	table->locks = GetNamedLWLockTranche(TRANCHE_NAME);
 	table->nsets = set_count();
 	pg_atomic_init_u32(&table->nways, ways_for(ogel_file_cache_size));
-	pg_atomic_init_u64(&table->used, 0);
-	pg_atomic_init_u64(&table->hits, 0);
-	pg_atomic_init_u64(&table->misses, 0);
-	pg_atomic_init_u64(&table->writes, 0);
-	pg_atomic_init_u64(&table->evictions, 0);
-	pg_atomic_init_u64(&table->bad_checksums, 0);
-	pg_atomic_init_u64(&table->io_errors, 0);
-	for (uint32 i = 0; i < table->nsets; i++)
-		for (int way = 0; way < WAYS; way++)
-			pg_atomic_init_u32(&table->sets[i].entries[way].pins, 0);
 }
 
 /*

@@ -11,7 +11,6 @@
 #include "access/xlogdefs.h"
 #include "ogel.h"
 
-extern Size file_cache_shmem_size(void);
 extern void file_cache_shmem_request(void);
 extern void file_cache_shmem_init(void);
 

@@ -29,7 +29,7 @@ int			ogel_page_server_timeout = 0;
 int			ogel_request_timeout = 30000;
 int			ogel_relsize_cache_size = 65536;
 int			ogel_lwlsn_cache_size = 131072;
-int			ogel_file_cache_max_size = 1024;
+int			ogel_file_cache_max_size = -1;
 int			ogel_file_cache_size = 512;
 int			ogel_readahead = 64;
 int			ogel_max_apply_lag = 512;
@@ -220,13 +220,13 @@ define_limits(void)
 							PGC_POSTMASTER, 0, NULL, NULL, NULL);
 	DefineCustomIntVariable("ogel.file_cache_max_size",
 							"Largest size to which the local file cache can be set while the server runs.",
-							"0 means that there is no file cache.  Takes 0.5 percent of it in shared memory.",
-							&ogel_file_cache_max_size, 1024, 0, 16 * 1024 * 1024,
+							"0 means that there is no file cache; -1 twice its size at start, or 1GB if that is more.  Takes 0.4 percent of it in shared memory.",
+							&ogel_file_cache_max_size, -1, -1, LARGEST_FILE_CACHE_MB,
 							PGC_POSTMASTER, GUC_UNIT_MB, NULL, NULL, NULL);
 	DefineCustomIntVariable("ogel.file_cache_size",
 							"Size of the local file cache, in steps of a sixteenth of \"ogel.file_cache_max_size\".",
 							"0 turns it off.",
-							&ogel_file_cache_size, 512, 0, 16 * 1024 * 1024,
+							&ogel_file_cache_size, 512, 0, LARGEST_FILE_CACHE_MB,
 							PGC_SIGHUP, GUC_UNIT_MB, NULL, NULL, NULL);
 	DefineCustomIntVariable("ogel.readahead",
 							"Blocks asked for ahead of a sequential scan.",

@@ -13,6 +13,9 @@
 /* Room for "host:port" */
 #define MAX_ADDRESS_SIZE	272
 
+/* Of the settings for the file cache */
+#define LARGEST_FILE_CACHE_MB	(16 * 1024 * 1024)
+
 extern char ogel_page_server[MAX_ADDRESS_SIZE];
 extern char *ogel_tenant;
 extern char *ogel_timeline;
@@ -22,7 +25,7 @@ extern int	ogel_page_server_timeout;	/* ms, 0 = wait for ever */
 extern int	ogel_request_timeout;	/* ms */
 extern int	ogel_relsize_cache_size;	/* entries */
 extern int	ogel_lwlsn_cache_size;	/* entries */
-extern int	ogel_file_cache_max_size;	/* MB, 0 = no cache */
+extern int	ogel_file_cache_max_size;	/* MB, 0 = no cache; settled when shared memory is requested */
 extern int	ogel_file_cache_size;	/* MB */
 extern int	ogel_readahead;		/* blocks, 0 = off */
 extern int	ogel_max_apply_lag;		/* MB, 0 = no limit */

@@ -123,7 +123,6 @@ shmem_request(void)
 	RequestAddinShmemSpace(relsize_shmem_size());
 	RequestAddinShmemSpace(local_pages_shmem_size());
 	RequestAddinShmemSpace(backpressure_shmem_size());
-	RequestAddinShmemSpace(file_cache_shmem_size());
 	RequestAddinShmemSpace(counters_shmem_size());
 	relsize_shmem_request();
 	file_cache_shmem_request();

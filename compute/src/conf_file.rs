@@ -9,7 +9,10 @@ use nix::{
 };
 use parking_lot::Mutex;
 
-use crate::postgres::{run_user::RunUser, settings};
+use crate::postgres::{
+    run_user::RunUser,
+    settings::{self, Machine},
+};
 
 /// Below this, parallel queries would run out of `/dev/shm`.
 const SMALL_SHARED_MEMORY_BYTES: u64 = 256 << 20;
@@ -18,7 +21,13 @@ const FILE_CACHE_SIZE: &str = "ogel.file_cache_size";
 
 struct Inner {
     user: BTreeMap<String, String>,
-    pgdata: Option<PathBuf>,
+    life: Option<LifeConf>,
+}
+
+/// As it was when the life began: some settings cannot change while Postgres runs.
+struct LifeConf {
+    pgdata: PathBuf,
+    machine: Machine,
 }
 
 /// Shared by the lives, which write the file, and HTTP, which changes it. A change outlives the life in which it was made, but not
@@ -33,14 +42,18 @@ pub struct ConfFile {
 impl ConfFile {
     /// With the user's settings.
     pub fn new(user: BTreeMap<String, String>, pageserver: &str, run_user: RunUser) -> Self {
-        let inner = Arc::new(Mutex::new(Inner { user, pgdata: None }));
+        let inner = Arc::new(Mutex::new(Inner { user, life: None }));
         Self { pageserver: pageserver.into(), run_user, inner }
     }
 
     /// Writes the file of a new life.
     pub fn begin(&self, pgdata: PathBuf) -> anyhow::Result<()> {
         let mut inner = self.inner.lock();
-        inner.pgdata = Some(pgdata);
+        let free_disk_bytes = nix::sys::statvfs::statvfs(&pgdata)
+            .map(|fs| fs.blocks_available().saturating_mul(fs.fragment_size()))
+            .context("asking how much disk space is free")?;
+        let machine = Machine { shared_memory_is_small: shared_memory_is_small(), free_disk_bytes };
+        inner.life = Some(LifeConf { pgdata, machine });
         self.write(&inner)
     }
 
@@ -48,7 +61,7 @@ impl ConfFile {
     pub fn resize_file_cache(&self, size_mb: u32, postmaster: Option<i32>) -> anyhow::Result<()> {
         let mut inner = self.inner.lock();
         let before = inner.user.insert(FILE_CACHE_SIZE.to_owned(), format!("{size_mb}MB"));
-        if inner.pgdata.is_none() {
+        if inner.life.is_none() {
             return Ok(());
         }
         if let Err(error) = self.write(&inner) {
@@ -65,8 +78,8 @@ impl ConfFile {
     }
 
     fn write(&self, inner: &Inner) -> anyhow::Result<()> {
-        let Some(pgdata) = &inner.pgdata else { return Ok(()) };
-        let conf = settings::postgresql_conf(&inner.user, &self.pageserver, shared_memory_is_small());
+        let Some(LifeConf { pgdata, machine }) = &inner.life else { return Ok(()) };
+        let conf = settings::postgresql_conf(&inner.user, &self.pageserver, *machine);
         // Postgres may be reading the old one.
         let (path, beside) = (pgdata.join("postgresql.conf"), pgdata.join("postgresql.conf.new"));
         self.run_user

@@ -10,7 +10,7 @@ use compute::{
     postgres::{
         postmaster::{Postmaster, PostmasterSpec},
         run_user::RunUser,
-        settings::{self, LifeSettings},
+        settings::{self, LifeSettings, Machine},
         slot_file,
     },
     start_checkpoint,
@@ -79,8 +79,9 @@ async fn postgres_starts_without_redo_and_keeps_wal_for_the_slot() -> anyhow::Re
     owner.write_file(&pgdata.join("pg_hba.conf"), settings::pg_hba_conf(Auth::Trust).as_bytes())?;
     owner.write_file(&pgdata.join("pg_ident.conf"), b"")?;
     let user = settings::parse_user_settings(&["shared_buffers=1MB".into()])?;
-    owner
-        .write_file(&pgdata.join("postgresql.conf"), settings::postgresql_conf(&user, "nowhere:1", true).as_bytes())?;
+    let machine = Machine { shared_memory_is_small: true, free_disk_bytes: 1 << 30 };
+    let conf = settings::postgresql_conf(&user, "nowhere:1", machine);
+    owner.write_file(&pgdata.join("postgresql.conf"), conf.as_bytes())?;
     owner.create_dir(&pgdata.join("pg_replslot/ogel"))?;
     owner.write_file(&pgdata.join("pg_replslot/ogel/state"), &slot_file::encode(plan.checkpoint_lsn))?;
 

@@ -83,6 +83,23 @@ const DEFAULTS: &[(&str, &str)] = &[
     ("log_line_prefix", "%m [%p] %q%u@%d "),
 ];
 
+/// What defaults depend on.
+#[derive(Debug, Clone, Copy)]
+pub struct Machine {
+    /// Containers often have 64 MB of `/dev/shm`, which one parallel query can exhaust.
+    pub shared_memory_is_small: bool,
+    /// Of the disk that the data folder is on.
+    pub free_disk_bytes: u64,
+}
+
+impl Machine {
+    /// Of the local file cache: it is what the whole memory's page cache is to a stock server, so a fixed small one would be a surprise.
+    /// A tenth of what is free leaves room for other branches' computes and their temporary files.
+    fn file_cache_mb(self) -> u64 {
+        ((self.free_disk_bytes / 10) >> 20).clamp(64, 4096)
+    }
+}
+
 /// What differs from life to life.
 #[derive(Debug, Clone)]
 #[allow(missing_docs)]
@@ -168,11 +185,12 @@ fn listen_addresses(listen: &SqlListen) -> String {
 }
 
 /// `postgresql.conf`. `pageserver` (`host:port`) stands here and not on the command line so that a tenant can move.
-pub fn postgresql_conf(user: &BTreeMap<String, String>, pageserver: &str, shared_memory_is_small: bool) -> String {
+pub fn postgresql_conf(user: &BTreeMap<String, String>, pageserver: &str, machine: Machine) -> String {
+    let file_cache = format!("{}MB", machine.file_cache_mb());
     let mut settings: BTreeMap<&str, &str> = DEFAULTS.iter().copied().collect();
     settings.insert("ogel.page_server", pageserver);
-    // Containers often have 64 MB of /dev/shm, which one parallel query can exhaust.
-    settings.insert("dynamic_shared_memory_type", if shared_memory_is_small { "mmap" } else { "posix" });
+    settings.insert("ogel.file_cache_size", &file_cache);
+    settings.insert("dynamic_shared_memory_type", if machine.shared_memory_is_small { "mmap" } else { "posix" });
     for (name, value) in user.iter().filter(|(name, _)| *name != "shared_preload_libraries") {
         settings.insert(name, value);
     }
@@ -201,6 +219,8 @@ pub fn pg_hba_conf(auth: Auth) -> String {
 mod tests {
     use super::*;
 
+    const MACHINE: Machine = Machine { shared_memory_is_small: true, free_disk_bytes: 100 << 30 };
+
     #[test]
     fn safety_cannot_be_set() {
         for text in [
@@ -222,7 +242,20 @@ mod tests {
     #[test]
     fn values_are_quoted() {
         let user = parse_user_settings(&[r"application_name=it's \ here".into()]).expect("harmless");
-        assert!(postgresql_conf(&user, "ps:6400", true).contains("application_name = 'it''s \\\\ here'\n"));
+        assert!(postgresql_conf(&user, "ps:6400", MACHINE).contains("application_name = 'it''s \\\\ here'\n"));
+    }
+
+    #[test]
+    fn the_file_cache_is_a_tenth_of_the_free_disk_within_bounds() {
+        let conf = |user: &[String], gb: u64| {
+            let user = parse_user_settings(user).expect("harmless");
+            postgresql_conf(&user, "ps:6400", Machine { free_disk_bytes: gb << 30, ..MACHINE })
+        };
+        for (gb, size) in [(0, 64), (10, 1024), (5000, 4096)] {
+            let conf = conf(&[], gb);
+            assert!(conf.contains(&format!("ogel.file_cache_size = '{size}MB'\n")), "{conf}");
+        }
+        assert!(conf(&["ogel.file_cache_size=7MB".into()], 10).contains("ogel.file_cache_size = '7MB'\n"));
     }
 
     #[test]
