@@ -3,19 +3,24 @@
 //! Files are made whole, with written zeros, under another name and then renamed: an append's fdatasync never has to journal an
 //! allocation, and lack of space shows before a byte is promised. A segment file is therefore always full-sized; behind the
 //! written end it holds zeros, which is how `pg_waldump` and the restart scan know the end.
+//!
+//! While WAL comes in a stream, writing each byte twice would cost more than journaling: then the space is only reserved
+//! ([`Filling::Reserved`]), and small appends that come behind the stream have zeros written ahead of them piece by piece.
 
 use std::{
-    collections::BTreeMap,
+    collections::{BTreeMap, HashMap},
     fs::{self, File, OpenOptions},
     io::{self, Write},
+    ops::Range,
     os::unix::fs::{FileExt, MetadataExt},
     path::{Path, PathBuf},
     sync::{
-        Arc, Mutex, PoisonError,
+        Arc, Mutex, MutexGuard, PoisonError,
         atomic::{AtomicBool, AtomicU64, Ordering},
     },
 };
 
+use nix::{errno::Errno, fcntl::FallocateFlags};
 use ogel_ids::Lsn;
 use ogel_service::durable_file;
 
@@ -25,6 +30,10 @@ use super::{acked_file, space::SpaceLimits};
 const FILL_STEP_BYTES: usize = 1 << 20;
 /// Piece in which a cut segment is searched for bytes that are not zero.
 const ZERO_STEP_BYTES: usize = 64 << 10;
+/// An append of so much belongs to a stream, whose flushes may journal.
+const LARGE_APPEND_BYTES: usize = 64 << 10;
+/// Zeros written ahead of a small append in a segment that is only reserved.
+const ZEROS_AHEAD_BYTES: u64 = 256 << 10;
 /// Removed segments that are kept, zeroed, to become later ones.
 const MAX_SPARES: usize = 2;
 const SPARE_PREFIX: &str = ".spare-";
@@ -52,6 +61,15 @@ pub enum SegmentError {
     },
 }
 
+/// How a segment that is made gets its space.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Filling {
+    /// Written zeros.
+    Zeros,
+    /// Allocated by the file system, which reads as zeros. Where it cannot do that, written zeros.
+    Reserved,
+}
+
 /// Makes and finds segment files; shared by the writer and by the task that makes segments ahead.
 #[derive(Debug)]
 pub struct SegmentFolder {
@@ -62,6 +80,8 @@ pub struct SegmentFolder {
     making: Mutex<()>,
     /// Highest segment that was begun to be made ahead.
     ahead: AtomicU64,
+    /// Segments whose space is only reserved, and up to where they have been written since.
+    reserved: Mutex<HashMap<u64, u64>>,
     limits: SpaceLimits,
     /// Held while a segment is recycled.
     recycling: Mutex<()>,
@@ -78,6 +98,7 @@ impl SegmentFolder {
             sync,
             making: Mutex::new(()),
             ahead: AtomicU64::new(0),
+            reserved: Mutex::default(),
             limits: SpaceLimits::default(),
             recycling: Mutex::new(()),
             retired: AtomicBool::new(false),
@@ -119,6 +140,7 @@ impl SegmentFolder {
     /// Segments behind `number` are gone.
     fn forget_ahead(&self, number: u64) {
         self.ahead.store(number, Ordering::Relaxed);
+        self.lock_reserved().retain(|reserved, _| *reserved <= number);
     }
 
     /// Where segment `number` is.
@@ -141,7 +163,7 @@ impl SegmentFolder {
     }
 
     /// Makes the segment unless it is there, with `prefix` at its start; on return it is durable.
-    pub fn make(&self, number: u64, prefix: &[u8]) -> Result<(), SegmentError> {
+    pub fn make(&self, number: u64, prefix: &[u8], filling: Filling) -> Result<(), SegmentError> {
         let _making = self.making.lock().unwrap_or_else(PoisonError::into_inner);
         let path = self.segment_path(number);
         if path.exists() {
@@ -153,7 +175,13 @@ impl SegmentFolder {
             None => {
                 self.check_limits(number)?;
                 let partial = self.path.join(format!(".{}.partial", self.segment_name(number)));
-                let filled = File::create(&partial).and_then(|file| self.fill(file, prefix));
+                let filled = File::create(&partial).and_then(|file| match filling {
+                    Filling::Reserved if self.reserve(&file)? => {
+                        self.lock_reserved().insert(number, 0);
+                        if self.sync { file.sync_all() } else { Ok(()) }
+                    }
+                    _ => self.fill(file, prefix),
+                });
                 (partial, filled)
             }
         };
@@ -207,6 +235,34 @@ impl SegmentFolder {
         fs::rename(recycling, self.path.join(format!("{SPARE_PREFIX}{}", self.segment_name(number))))
     }
 
+    fn lock_reserved(&self) -> MutexGuard<'_, HashMap<u64, u64>> {
+        self.reserved.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Allocates a whole segment; `false` if this file system cannot.
+    fn reserve(&self, file: &File) -> io::Result<bool> {
+        let length = i64::try_from(self.segment_size_bytes).expect("segments are at most 1 GiB");
+        match nix::fcntl::fallocate(file, FallocateFlags::empty(), 0, length) {
+            Ok(()) => Ok(true),
+            Err(Errno::EOPNOTSUPP | Errno::ENOSYS) => Ok(false),
+            Err(error) => Err(error.into()),
+        }
+    }
+
+    /// Before an append at `offset` of a segment: the zeros that must be written ahead of it, as a range of offsets.
+    fn zeros_due(&self, number: u64, offset: u64, append_bytes: usize) -> Option<Range<u64>> {
+        let mut reserved = self.lock_reserved();
+        let written = reserved.get_mut(&number)?;
+        let end = offset + append_bytes as u64;
+        if append_bytes >= LARGE_APPEND_BYTES || end <= *written {
+            *written = end.max(*written);
+            return None;
+        }
+        let zeros = end..(end + ZEROS_AHEAD_BYTES).min(self.segment_size_bytes);
+        *written = zeros.end;
+        Some(zeros)
+    }
+
     fn fill(&self, mut file: File, prefix: &[u8]) -> io::Result<()> {
         file.write_all(prefix)?;
         let zeros = vec![0; FILL_STEP_BYTES];
@@ -247,6 +303,7 @@ impl SegmentFolder {
         let mut removed = 0;
         for number in self.numbers()?.into_iter().take_while(|segment| *segment < number) {
             self.recycle(number)?;
+            self.lock_reserved().remove(&number);
             removed += 1;
         }
         Ok(removed)
@@ -323,8 +380,9 @@ impl SegmentWriter {
         if begin >= end {
             return Ok(());
         }
-        (begin.segment_number(size)..=Lsn(end.0 - 1).segment_number(size))
-            .try_for_each(|number| if self.open.contains_key(&number) { Ok(()) } else { self.folder.make(number, &[]) })
+        (begin.segment_number(size)..=Lsn(end.0 - 1).segment_number(size)).try_for_each(|number| {
+            if self.open.contains_key(&number) { Ok(()) } else { self.folder.make(number, &[], Filling::Zeros) }
+        })
     }
 
     /// Writes bytes at `begin`; they are durable after [`SegmentWriter::sync`].
@@ -342,6 +400,9 @@ impl SegmentWriter {
                     OpenOptions::new().write(true).read(true).open(self.folder.segment_path(number)).map_err(failed)?,
                 ),
             };
+            if let Some(zeros) = self.folder.zeros_due(number, offset, count) {
+                file.write_all_at(&vec![0; (zeros.end - zeros.start) as usize], zeros.start).map_err(failed)?;
+            }
             file.write_all_at(&bytes[..count], offset).map_err(failed)?;
             at = Lsn(at.0 + count as u64);
             bytes = &bytes[count..];
@@ -446,7 +507,7 @@ mod tests {
         assert_eq!(folder.spares().unwrap().len(), MAX_SPARES, "the pool is bounded");
         assert_eq!(folder.numbers().unwrap(), [4]);
         assert_eq!(reader.read(&folder, Lsn(SIZE), &mut piece).unwrap_err().kind(), io::ErrorKind::NotFound);
-        (5..=7).for_each(|number| folder.make(number, &[]).unwrap());
+        (5..=7).for_each(|number| folder.make(number, &[], Filling::Zeros).unwrap());
         assert_eq!(folder.spares().unwrap().len(), 0);
         let inodes = (5..=7).map(|number| fs::metadata(folder.segment_path(number)).unwrap().ino());
         assert!(inodes.collect::<Vec<_>>().contains(&inode), "its place was used again");
@@ -469,5 +530,31 @@ mod tests {
         folder.read(Lsn(2 * SIZE), &mut back).unwrap();
         assert!(back[..1000].iter().all(|b| *b == 7) && back[1000..].iter().all(|b| *b == 0));
         assert_eq!(folder.read(Lsn(4 * SIZE), &mut back).unwrap_err().kind(), io::ErrorKind::NotFound);
+    }
+
+    #[test]
+    fn behind_a_stream_small_appends_find_written_zeros() {
+        let (_temp, folder) = folder();
+        let mut writer = SegmentWriter::new(folder.clone());
+        folder.make(1, &[], Filling::Reserved).unwrap();
+        let blocks = || fs::metadata(folder.segment_path(1)).unwrap().blocks() * 512;
+        assert!(blocks() >= SIZE, "lack of space shows now, not when it is written");
+        let mut expected = vec![0; SIZE as usize];
+        let mut at = 0;
+        for (number, count) in [300_000, 100, 50, 200_000, 7, 1000].into_iter().enumerate() {
+            let bytes = vec![number as u8 + 1; count];
+            writer.write(Lsn(SIZE + at as u64), &bytes).unwrap();
+            expected[at..at + count].copy_from_slice(&bytes);
+            at += count;
+        }
+        writer.sync().unwrap();
+        let mut back = vec![9; SIZE as usize];
+        folder.read(Lsn(SIZE), &mut back).unwrap();
+        assert!(back == expected);
+        // Written ahead once, not before each append.
+        assert_eq!(folder.zeros_due(1, at as u64, 10), None);
+        writer.cut(Lsn(SIZE + 300_010)).unwrap();
+        folder.read(Lsn(SIZE), &mut back).unwrap();
+        assert!(back[..300_010] == expected[..300_010] && back[300_010..].iter().all(|byte| *byte == 0));
     }
 }

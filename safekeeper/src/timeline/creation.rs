@@ -11,7 +11,7 @@ use crate::{
     disk::{
         acked_file::AckedFile,
         control_file,
-        segments::{SegmentError, SegmentFolder},
+        segments::{Filling, SegmentError, SegmentFolder},
     },
     store::MAKING_PREFIX,
 };
@@ -106,10 +106,12 @@ fn fill(folder: &Path, state: &AcceptorState, prefix: &[u8], sync: bool) -> Resu
     fs::create_dir(folder)?;
     let size = state.identity.wal_segment_size_bytes.into();
     let segments = SegmentFolder::new(folder.to_owned(), size, sync);
-    segments.make(state.identity.start_lsn.segment_number(size), prefix).map_err(|error| match error {
-        SegmentError::NoSpace { .. } => CreationError::NoSpace,
-        SegmentError::Io { error, .. } => error.into(),
-    })?;
+    segments.make(state.identity.start_lsn.segment_number(size), prefix, Filling::Zeros).map_err(
+        |error| match error {
+            SegmentError::NoSpace { .. } => CreationError::NoSpace,
+            SegmentError::Io { error, .. } => error.into(),
+        },
+    )?;
     AckedFile::create(folder, state.identity.start_lsn)?;
     control_file::write(folder, state)?;
     Ok(durable_file::sync_folder(folder)?)

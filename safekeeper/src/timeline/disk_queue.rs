@@ -9,6 +9,7 @@ use std::{
         Arc,
         atomic::{AtomicBool, AtomicU64, Ordering},
     },
+    time::{Duration, Instant},
 };
 
 use bytes::Bytes;
@@ -22,10 +23,13 @@ use crate::{
     disk::{
         acked_file::{self, AckedFile},
         control_file, recovery,
-        segments::{SegmentError, SegmentFolder, SegmentWriter},
+        segments::{Filling, SegmentError, SegmentFolder, SegmentWriter},
     },
     timeline::TimelineKey,
 };
+
+/// When half a segment is written in this time, WAL comes in a stream.
+const STREAM: Duration = Duration::from_millis(500);
 
 /// One piece of work.
 #[derive(Debug)]
@@ -78,6 +82,8 @@ pub struct Disk {
     acked_sync_planned: Arc<AtomicBool>,
     /// Everything from here on is zero on disk; unknown after a process start.
     zero_from: Option<Lsn>,
+    /// That is written to, and since when.
+    segment: (u64, Instant),
     /// There is no WAL here, and no side file: this is its end in the object store.
     archived: Option<ArchivedTail>,
     archive: Option<Arc<Archive>>,
@@ -106,6 +112,7 @@ impl Disk {
             acked: recovered.acked,
             acked_sync_planned: Arc::default(),
             zero_from: None,
+            segment: (0, Instant::now()),
             archived: recovered.state.archived_tail,
             archive,
             cuts,
@@ -177,14 +184,18 @@ impl Disk {
     }
 
     /// Once the current segment is half full the next is made in the background.
-    fn make_ahead(&self, end: Lsn) {
+    fn make_ahead(&mut self, end: Lsn) {
         let size = self.folder.segment_size_bytes();
         let (number, offset) = (end.segment_number(size), end.segment_offset(size));
+        if number != self.segment.0 {
+            self.segment = (number, Instant::now());
+        }
         if offset < size / 2 || self.folder.ahead_begun(number + 1) {
             return;
         }
         let folder = self.folder.clone();
-        tokio::task::spawn_blocking(move || match folder.make(number + 1, &[]) {
+        let filling = if self.segment.1.elapsed() < STREAM { Filling::Reserved } else { Filling::Zeros };
+        tokio::task::spawn_blocking(move || match folder.make(number + 1, &[], filling) {
             Ok(()) => {}
             Err(error @ SegmentError::NoSpace { .. }) => {
                 tracing::warn!(%error, "the next WAL segment is not made ahead; commits stop when this one is full")
@@ -216,7 +227,7 @@ impl Disk {
         };
         self.folder.remove_all()?; // what an attempt before has left
         if !wal.is_empty() {
-            match self.folder.make(tail.end.segment_number(size), &wal) {
+            match self.folder.make(tail.end.segment_number(size), &wal, Filling::Zeros) {
                 Err(SegmentError::NoSpace { segment, reason }) => {
                     let reason = format!("no space for WAL segment {segment}: {reason}");
                     return Ok(Some(Outcome::NoSpace { reason }));
