@@ -81,7 +81,13 @@ impl WireError {
 impl ProposerMessage {
     /// The payload of one frame.
     pub fn encode(&self) -> Bytes {
-        let mut out = BytesMut::with_capacity(64);
+        let (head, wal) = self.encode_in_two();
+        if wal.is_empty() { head } else { [head, wal].concat().into() }
+    }
+
+    /// The payload of one frame in two pieces: the second is an append's WAL itself, not a copy.
+    pub fn encode_in_two(&self) -> (Bytes, Bytes) {
+        let (mut out, mut wal) = (BytesMut::with_capacity(64), Bytes::new());
         match self {
             ProposerMessage::Greeting(m) => {
                 out.put_u8(b'g');
@@ -107,7 +113,6 @@ impl ProposerMessage {
                 put_history(&mut out, &m.history);
             }
             ProposerMessage::Append(m) => {
-                out.reserve(m.wal.len());
                 out.put_u8(b'a');
                 out.put_u32(m.generation.0);
                 out.put_u64(m.term.0);
@@ -115,10 +120,10 @@ impl ProposerMessage {
                 out.put_u64(m.end().0);
                 out.put_u64(m.commit_lsn.0);
                 out.put_u64(m.truncate_lsn.0);
-                out.put_slice(&m.wal);
+                wal = m.wal.clone();
             }
         }
-        out.freeze()
+        (out.freeze(), wal)
     }
 
     /// Reads the payload of one frame. WAL bytes are a slice of it, not a copy.

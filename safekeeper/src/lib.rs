@@ -75,7 +75,8 @@ async fn open_archive(
     store.probe_at_start().await?;
     tracing::info!(url = store.url(), "finished WAL goes to the object store");
     let idle_after = Duration::from_secs(settings.idle_after_s);
-    Ok(Some(Archive::new(store, idle_after, Arc::new(ArchiveMetrics::register(registry)), shutdown.clone())))
+    let metrics = Arc::new(ArchiveMetrics::register(registry));
+    Ok(Some(Archive::new(store, idle_after, metrics, shutdown.clone())?))
 }
 
 async fn open_unarchived(registry: Arc<Registry>, shutdown: Shutdown) {

@@ -21,7 +21,7 @@ use crate::config::endpoint;
 
 use super::{
     Command, Progress, ReignEnd, ReignSpec, ReignState,
-    link::{FromLink, Link, LinkEvent},
+    link::{FromLink, Link, LinkEvent, pause},
     walsender::{Walsender, WalsenderMessage},
 };
 
@@ -267,7 +267,7 @@ impl Driver {
         let (results, path) = (self.attachments.clone(), socket.clone());
         self.stream = Stream::Attaching { socket };
         tokio::spawn(async move {
-            tokio::time::sleep(after).await;
+            pause(after).await;
             let _driver_is_gone = results.send(Walsender::attach(Path::new(&path), start).await);
         });
     }

@@ -16,6 +16,11 @@ const RETRY_MIN: Duration = Duration::from_millis(50);
 const RETRY_MAX: Duration = Duration::from_millis(500);
 /// A batch of messages goes out when it is this long.
 const BATCH_BYTES: usize = 256 << 10;
+/// WAL of this size is not copied into the batch.
+const LARGE_BYTES: usize = 16 << 10;
+
+/// See [`ProposerMessage::encode_in_two`].
+type Message = (Bytes, Bytes);
 
 /// What a link tells the driver.
 pub(super) enum LinkEvent {
@@ -45,9 +50,9 @@ pub(super) struct Link {
     /// Whether the driver's proposer has been told that this connection stands.
     pub announced: bool,
     retry_after: Duration,
-    outgoing: mpsc::UnboundedSender<Bytes>,
+    outgoing: mpsc::UnboundedSender<Message>,
     /// A commit advance that the next append may carry instead.
-    held: Option<Bytes>,
+    held: Option<Message>,
     task: JoinHandle<()>,
     /// Why the last connection ended.
     pub last_error: Option<String>,
@@ -154,7 +159,7 @@ impl Link {
             let _driver_is_gone = events.send(FromLink { node, connection, event });
         };
         self.task = tokio::spawn(async move {
-            tokio::time::sleep(after).await;
+            pause(after).await;
             if let Err(reason) = serve(options, queue, &tell).await {
                 tell(LinkEvent::Lost(reason));
             }
@@ -170,13 +175,13 @@ impl Link {
             ProposerMessage::Append(append) if append.begin != Lsn::INVALID => {
                 self.held = None;
                 if hold && append.wal.is_empty() {
-                    self.held = Some(message.encode());
+                    self.held = Some(message.encode_in_two());
                     return true;
                 }
             }
             _ => self.release(),
         }
-        let _lost_and_reported = self.outgoing.send(message.encode());
+        let _lost_and_reported = self.outgoing.send(message.encode_in_two());
         false
     }
 
@@ -203,9 +208,16 @@ impl Link {
     }
 }
 
+/// A timer of no time takes a millisecond.
+pub(super) async fn pause(time: Duration) {
+    if !time.is_zero() {
+        tokio::time::sleep(time).await;
+    }
+}
+
 async fn serve(
     options: ConnectOptions,
-    queue: mpsc::UnboundedReceiver<Bytes>,
+    queue: mpsc::UnboundedReceiver<Message>,
     tell: &impl Fn(LinkEvent),
 ) -> Result<(), String> {
     let text = |error: WireError| error.to_string();
@@ -227,14 +239,26 @@ async fn receive(mut reader: CopyBothReader, tell: &impl Fn(LinkEvent)) -> Resul
 }
 
 /// Ends well when the driver has closed the queue.
-async fn transmit(mut writer: CopyBothWriter, mut queue: mpsc::UnboundedReceiver<Bytes>) -> Result<(), WireError> {
+async fn transmit(mut writer: CopyBothWriter, mut queue: mpsc::UnboundedReceiver<Message>) -> Result<(), WireError> {
     while let Some(message) = queue.recv().await {
-        writer.write(|body| body.put(message));
+        put(&mut writer, message).await?;
         while writer.pending_bytes() < BATCH_BYTES {
             let Ok(message) = queue.try_recv() else { break };
-            writer.write(|body| body.put(message));
+            put(&mut writer, message).await?;
         }
         writer.flush().await?;
     }
     writer.finish().await
+}
+
+/// Small messages are collected; a large one goes out behind them as it is.
+async fn put(writer: &mut CopyBothWriter, (head, wal): Message) -> Result<(), WireError> {
+    if wal.len() >= LARGE_BYTES {
+        return writer.send(&head, &wal).await;
+    }
+    writer.write(|body| {
+        body.put(head);
+        body.put(wal);
+    });
+    Ok(())
 }

@@ -8,12 +8,14 @@
 //! - [`names`]: whether the other machines' names are known.
 //! - [`auth`]: tokens: who may do what.
 //! - [`DataFolder`]: one process per data folder.
+//! - [`Background`]: threads that get out of the way.
 //! - [`durable_file`]: files that are whole and on disk, or not there.
 //!
 //! Metrics are `prometheus-client`'s: the Prometheus project's own small crate, typed labels, no global state.
 #![cfg_attr(test, allow(clippy::unwrap_used))]
 
 pub mod auth;
+mod background;
 pub mod config;
 mod data_folder;
 pub mod durable_file;
@@ -23,6 +25,7 @@ pub mod logging;
 pub mod names;
 mod shutdown;
 
+pub use background::Background;
 pub use data_folder::{DataFolder, DataFolderError};
 pub use prometheus_client as metrics;
 pub use shutdown::Shutdown;

@@ -26,7 +26,7 @@ mod upload;
 use std::{sync::Arc, time::Duration};
 
 use ogel_object_store::{ObjectStore, StoreError};
-use ogel_service::Shutdown;
+use ogel_service::{Background, Shutdown};
 use tokio::sync::Semaphore;
 use wal_decoder::stream::StreamError;
 
@@ -78,6 +78,8 @@ pub struct Archive {
     /// In MiB.
     memory: Semaphore,
     metrics: Arc<ArchiveMetrics>,
+    /// Reads, decodes and uploads: commits go first.
+    background: Background,
     jobs: Jobs,
     shutdown: Shutdown,
 }
@@ -95,9 +97,10 @@ impl Archive {
         idle_after: Duration,
         metrics: Arc<ArchiveMetrics>,
         shutdown: Shutdown,
-    ) -> Arc<Self> {
+    ) -> std::io::Result<Arc<Self>> {
         let memory = Semaphore::new(MEMORY_MIB as usize);
-        Arc::new(Self { store, idle_after, memory, metrics, jobs: Jobs::default(), shutdown })
+        let background = Background::start("archive")?;
+        Ok(Arc::new(Self { store, idle_after, memory, metrics, background, jobs: Jobs::default(), shutdown }))
     }
 
     /// Room for an object of this size.

@@ -22,7 +22,7 @@ impl Archive {
     ) -> Result<(), ArchiveError> {
         let size = timeline.folder().segment_size_bytes();
         let _room = self.room(size).await;
-        let (wal, continued) = read_local(timeline, number, size, decoder.take()).await?;
+        let (wal, continued) = self.read_local(timeline, number, size, decoder.take()).await?;
         *decoder = Some(continued);
         let key = names::segment(timeline.key(), number, size);
         self.put(&key, wal).await?;
@@ -46,7 +46,7 @@ impl Archive {
             return Ok(ArchivedTail { term, end, crc32c: crc32c::crc32c(&[]) });
         }
         let _room = self.room(2 * length).await;
-        let (wal, decoder) = read_local(timeline, end.segment_number(size), length, None).await?;
+        let (wal, decoder) = self.read_local(timeline, end.segment_number(size), length, None).await?;
         if decoder.last_good_end() != end {
             let text = format!("its last whole record ends at {}, not at {end}", decoder.last_good_end());
             return Err(std::io::Error::other(text).into());
@@ -78,7 +78,9 @@ impl Archive {
     }
 
     async fn put(&self, key: &str, wal: Bytes) -> Result<(), ArchiveError> {
-        self.store.put_new(key, wal).await.map_err(|error| match error {
+        let (store, key) = (self.store.clone(), key.to_owned());
+        let put = self.background.run(async move { store.put_new(&key, wal).await });
+        put.await.map_err(io::Error::other)?.map_err(|error| match error {
             StoreError::AlreadyExists { key } => ArchiveError::Differs { key },
             error => error.into(),
         })
@@ -96,31 +98,32 @@ impl Archive {
             tracing::warn!(timeline = %timeline.key(), %error, "tails that are not needed any more stay in the object store");
         }
     }
-}
 
-/// The first `length` bytes of a local segment, decoded: rot on this disk must not get into the object store, because others
-/// remove their copies once it is there. A record that began before the first segment that is read is not checked.
-async fn read_local(
-    timeline: &Timeline,
-    number: u64,
-    length: u64,
-    decoder: Option<StreamDecoder>,
-) -> Result<(Bytes, StreamDecoder), ArchiveError> {
-    let (folder, identity) = (timeline.folder().clone(), *timeline.identity());
-    let read = move || {
-        let start = Lsn(number * folder.segment_size_bytes());
-        let mut wal = vec![0; length as usize];
-        folder.read(start, &mut wal)?;
-        let wal = Bytes::from(wal);
-        let mut decoder = match decoder.filter(|decoder| decoder.fed_until() == start) {
-            Some(decoder) => decoder,
-            None => {
-                StreamDecoder::find_first(start, identity.wal_segment_size_bytes, Some(identity.system_identifier))?
-            }
+    /// The first `length` bytes of a local segment, decoded: rot on this disk must not get into the object store, because others
+    /// remove their copies once it is there. A record that began before the first segment that is read is not checked.
+    async fn read_local(
+        &self,
+        timeline: &Timeline,
+        number: u64,
+        length: u64,
+        decoder: Option<StreamDecoder>,
+    ) -> Result<(Bytes, StreamDecoder), ArchiveError> {
+        let (folder, identity) = (timeline.folder().clone(), *timeline.identity());
+        let read = move || {
+            let start = Lsn(number * folder.segment_size_bytes());
+            let mut wal = vec![0; length as usize];
+            folder.read(start, &mut wal)?;
+            let wal = Bytes::from(wal);
+            let mut decoder = match decoder.filter(|decoder| decoder.fed_until() == start) {
+                Some(decoder) => decoder,
+                None => {
+                    StreamDecoder::find_first(start, identity.wal_segment_size_bytes, Some(identity.system_identifier))?
+                }
+            };
+            decoder.feed(wal.clone());
+            decoder.skip_to_boundary()?;
+            Ok((wal, decoder))
         };
-        decoder.feed(wal.clone());
-        decoder.skip_to_boundary()?;
-        Ok((wal, decoder))
-    };
-    tokio::task::spawn_blocking(read).await.map_err(io::Error::other)?
+        self.background.run_blocking(read).await.map_err(io::Error::other)?
+    }
 }
