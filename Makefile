@@ -67,8 +67,9 @@ regress: postgres-all ext build-rust ## PostgreSQL's own suites on our compute, 
 	$(PYTHON) test_runner/regress.py --caches small $(or $(SUITES),core)
 	$(PYTHON) test_runner/regress.py --caches tiny $(SUITES)
 
-tap: postgres-all ext build-rust ## PostgreSQL's own TAP tests on our compute; SUITES="bin/scripts recovery/013" chooses
+tap: postgres-all ext build-rust ## PostgreSQL's own TAP tests on our compute, then with next to no caches and a kill for every stop; SUITES="bin/scripts recovery/013" chooses
 	$(PYTHON) test_runner/tap.py $(SUITES)
+	$(PYTHON) test_runner/tap.py --kill --caches tiny $(or $(SUITES),contrib modules recovery subscription)
 
 pagecheck: postgres-all ext build-rust ## Every page of the pageserver compared with stock PostgreSQL's after the same WAL, at six positions
 	$(PYTHON) test_runner/pagecheck.py

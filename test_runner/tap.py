@@ -21,8 +21,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from cluster import RELEASE, ROOT, pg_manifest
-from regress import as_server_user
-from tap_suites import CUT, EVERYWHERE, TestFile, chosen, test_files
+from regress import CACHES, as_server_user
+from tap_suites import CUT, EVERYWHERE, SOCKETS, STOPPED, TestFile, chosen, test_files
 
 # Of PostgreSQL's source: what holds tests, and what they read.
 SOURCES = ["src/bin", "src/interfaces/libpq", "src/test", "contrib"]
@@ -61,7 +61,7 @@ def cut(file: TestFile, source: Path) -> None:
     (source / file.path).write_text(text)
 
 
-def environment(work: Path, source: Path, file: TestFile, manifest: dict[str, str]) -> dict[str, str]:
+def environment(work: Path, source: Path, file: TestFile, manifest: dict[str, str], modes: dict[str, str]) -> dict[str, str]:
     """What PostgreSQL's makefiles would set."""
     prefix, suites = Path(manifest["patched"]), Path(manifest["patched"]) / "suites"
     out = work / file.name.replace("/", "-")
@@ -73,19 +73,20 @@ def environment(work: Path, source: Path, file: TestFile, manifest: dict[str, st
         "PG_REGRESS": str(suites / "regress" / "pg_regress"), "REGRESS_SHLIB": str(suites / "regress" / "regress.so"),
         "PG_TEST_TIMEOUT_DEFAULT": "120", "enable_injection_points": "no", "with_icu": "yes", "with_ssl": "openssl", "with_readline": "yes",
         "GZIP_PROGRAM": "gzip", "LZ4": "lz4", "ZSTD": "zstd", "TAR": "tar", "PG_TEST_EXTRA": "xid_wraparound",
-        "OGEL_RELEASE": str(RELEASE), "OGEL_PG": str(prefix), "OGEL_COMPUTES": str(work / "c"),
+        **modes, "OGEL_SOCKETS": "1" if file.name.startswith(SOCKETS) else "", "OGEL_RELEASE": str(RELEASE), "OGEL_PG": str(prefix), "OGEL_COMPUTES": str(work / "c"),
     }
 
 
-def run(file: TestFile, work: Path, source: Path, prefix: list[str], manifest: dict[str, str]) -> Report:
+def run(file: TestFile, work: Path, source: Path, prefix: list[str], manifest: dict[str, str], modes: dict[str, str]) -> Report:
     """Runs one file as `prove` would, and ends what it leaves running."""
-    env = environment(work, source, file, manifest)
+    env = environment(work, source, file, manifest, modes)
     Path(env["TESTDATADIR"]).mkdir()
     as_server_user(Path(env["TESTDATADIR"]))
     command = [*prefix, "perl", f"-I{source}/src/test/perl", f"-I{ROOT}/test_runner/tap", f"-I{source / file.folder}", "-MOgelCluster", str(file.path)]
     started, limit_s = time.monotonic(), file.limit_s
     # A group of its own: all of it ends with it.
-    process = subprocess.Popen(command, cwd=source / file.folder, env=env, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True, errors="replace", start_new_session=True)
+    process = subprocess.Popen(command, cwd=source / file.folder, env=env, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL,
+                               text=True, errors="replace", start_new_session=True)
     try:
         output, _ = process.communicate(timeout=limit_s)
         late = []
@@ -152,6 +153,8 @@ def main() -> int:
     parser.add_argument("suites", nargs="*", help="bin, bin/scripts, contrib, modules, recovery, subscription, recovery/013 … [default: all]")
     parser.add_argument("--jobs", type=int, default=2, help="files at a time [default: %(default)s]")
     parser.add_argument("--all", action="store_true", help="also the files that are left out")
+    parser.add_argument("--caches", choices=CACHES, default="normal", help="what computes keep of pages, where a test does not say it [default: %(default)s]")
+    parser.add_argument("--kill", action="store_true", help="every stop is a kill")
     parser.add_argument("--keep", action="store_true", help="keep the folders of files that passed, too")
     args = parser.parse_args()
     check_machine()
@@ -164,12 +167,16 @@ def main() -> int:
     prefix = as_server_user(work)
     files = chosen(args.suites, test_files(source), args.all)
     if not files:
+        shutil.rmtree(work)
         parser.error(f"no file is called {' '.join(args.suites)}")
+    if args.kill:
+        files = [file for file in files if not file.name.startswith(STOPPED)]
     for file in files:
         cut(file, source)
+    modes = {"OGEL_STOPS": "kill" if args.kill else "", "OGEL_SETTINGS": " ".join(f"{name}={value}" for name, value in CACHES[args.caches].items())}
     reports = []
     with ThreadPoolExecutor(args.jobs) as pool:
-        for done in as_completed([pool.submit(run, file, work, source, prefix, manifest) for file in files]):
+        for done in as_completed([pool.submit(run, file, work, source, prefix, manifest, modes) for file in files]):
             report = done.result()
             reports.append(report)
             show(report)

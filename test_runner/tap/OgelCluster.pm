@@ -6,7 +6,8 @@
 #   BASEDIR/pgdata/     what the test has written into configuration files; handed over at each start
 #   COMPUTES/PID-N/     the compute's folder; lives/N/pgdata in it is the data directory while the server runs
 #
-# Environment (set by tap.py): OGEL_RELEASE, folder of our programs; OGEL_PG, the patched installation; OGEL_COMPUTES, COMPUTES, whose name
+# Environment (set by tap.py): OGEL_SETTINGS, NAME=VALUE by spaces, for where a test has no choice of its own; OGEL_STOPS=kill has every stop
+# be a kill; OGEL_SOCKETS=1, clients use unix sockets; OGEL_RELEASE, folder of our programs; OGEL_PG, the patched installation; OGEL_COMPUTES, COMPUTES, whose name
 # is short, as names of sockets must be.
 package OgelCluster;
 
@@ -23,12 +24,12 @@ use PostgreSQL::Test::Cluster;
 
 # Until a start or a stop has certainly failed.
 our $limit_s = 120;
-# The compute's socket lies in a folder that changes with each life: clients come over TCP.
-$PostgreSQL::Test::Utils::use_unix_sockets = 0;
+# The compute's socket lies in a folder that changes with each life: clients come over TCP, or by a link to it where it is the subject.
+$PostgreSQL::Test::Utils::use_unix_sockets = $ENV{OGEL_SOCKETS} ? 1 : 0;
 # The superuser that every branch has. Servers that connect to each other without a name do so as the system's user.
 our $superuser = 'postgres';
 our $system_user = getpwuid($<);
-$ENV{PGUSER} = $superuser;
+$ENV{PGUSER} = $superuser unless $ENV{OGEL_SOCKETS};
 
 # Settings that safety rests on, or that follow from where a compute runs: fixed, so a test's own choice is left out.
 my %fixed = map { $_ => 1 } qw(
@@ -103,7 +104,7 @@ sub run_compute
 	my ($node) = @_;
 	my $storage = JSON::PP::decode_json(PostgreSQL::Test::Utils::slurp_file("$node->{_basedir}/storage/ogel.json"));
 	$node->{ogel_http} //= PostgreSQL::Test::Cluster::get_free_port();
-	my %set = (settings($node), cluster_name => $node->name);
+	my %set = ((map { split /=/ } split ' ', $ENV{OGEL_SETTINGS} // ''), settings($node), cluster_name => $node->name);
 	my @command = (
 		program('compute'), 'run',
 		'--data-dir' => compute_dir($node),
@@ -111,7 +112,7 @@ sub run_compute
 		'--timeline' => $storage->{branches}[0]{timeline},
 		'--safekeepers' => join(',', map { "$_->{id}=127.0.0.1:$_->{pg_port}" } @{ $storage->{safekeepers} }),
 		'--pageserver' => "127.0.0.1:$storage->{pageserver}{pg_port}",
-		'--sql-listen' => $node->host . ':' . $node->port,
+		'--sql-listen' => ($node->host =~ m{^/} ? '127.0.0.1' : $node->host) . ':' . $node->port,
 		'--http-listen' => "127.0.0.1:$node->{ogel_http}",
 		'--pg-prefix' => $ENV{OGEL_PG},
 		'--ext-dir' => program('ext'),
@@ -248,7 +249,7 @@ sub stop
 	print '### Stopping node "' . $self->name . "\" using mode $mode\n";
 	my $running = $self->{ogel_pid} && !OgelCluster::ended($self->{ogel_pid});
 	my $stopped = $running;
-	if ($running && $mode eq 'immediate') { OgelCluster::kill_all($self); }
+	if ($running && ($mode eq 'immediate' || ($ENV{OGEL_STOPS} // '') eq 'kill')) { OgelCluster::kill_all($self); }
 	elsif ($running)
 	{
 		OgelCluster::keep_files($self);
@@ -351,9 +352,16 @@ sub after_start
 {
 	my ($node) = @_;
 	my $pgdata = live($node);
+	if ($node->host =~ m{^/})
+	{
+		my ($link, $socket) = ($node->host . '/.s.PGSQL.' . $node->port, $pgdata =~ s{pgdata$}{socket/.s.PGSQL.}r . $node->port);
+		unlink $link;
+		symlink $socket, $link or die "symlink: $!";
+	}
 	if (!$node->{ogel_started}++)
 	{
 		# Not in what the test may look at.
+		local $ENV{PGUSER} = $superuser;
 		local $ENV{PGOPTIONS} = '-c pg_stat_statements.track=none';
 		remake_databases($node);
 		for my $user (grep { $_ ne $superuser } $node->{ogel_user} // $system_user)
