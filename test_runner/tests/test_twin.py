@@ -3,6 +3,7 @@
 from pathlib import Path
 from typing import Iterator
 
+import psycopg
 import pytest
 
 from twin.pair import Difference
@@ -50,3 +51,39 @@ def test_a_life_is_the_same(servers: tuple[Ours, Stock], tmp_path: Path, seed: i
 def test_one_changed_row_is_seen(servers: tuple[Ours, Stock], tmp_path: Path):
     with pytest.raises(Difference, match="first different row|the dumps differ"):
         life(servers, tmp_path, 11, ONE_ROW)
+
+
+class OneBreak(Life):
+    """Ends once, after values that everybody knows."""
+
+    how = "restart"
+
+    def live(self) -> Counts:
+        self.breaks = {self.length - 1: self.how}
+        return super().live()
+
+    def shut_down(self, how: str) -> None:
+        self.runner.quietly(self.runner.control, "SELECT setval('seq_plain', 500)")
+        self.runner.quietly(self.runner.control, "SELECT count(nextval('seq_plain')) FROM generate_series(1, 5)")
+        super().shut_down(how)
+
+
+@pytest.mark.parametrize(("how", "moved"), [("restart", 1), ("restart", -1), ("kill", 33), ("kill", -33), ("restart", 0), ("kill", 0)])
+def test_a_value_given_twice_or_lost_is_seen(servers: tuple[Ours, Stock], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, how: str, moved: int):
+    """After its start, one of our sequences is somewhere else."""
+    ours, seed = servers[0], 2000 + moved + (100 if how == "kill" else 0)
+    start = ours.start
+
+    def start_elsewhere() -> None:
+        start()
+        with psycopg.connect(ours.conninfo(f"life{seed}"), autocommit=True) as connection:
+            connection.execute("SELECT setval('seq_plain', last_value + %s) FROM seq_plain", (moved,))
+
+    one = OneBreak(*servers, seed, 30, tmp_path / "twin.sql")
+    one.how = how
+    if moved == 0:
+        one.live()
+        return
+    with monkeypatch.context() as patched, pytest.raises(Difference, match=f"after a {how}, sequence seq_plain of ours"):
+        patched.setattr(ours, "start", start_elsewhere)
+        one.live()
