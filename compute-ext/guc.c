@@ -229,9 +229,9 @@ define_limits(void)
 							&ogel_file_cache_size, 512, 0, LARGEST_FILE_CACHE_MB,
 							PGC_SIGHUP, GUC_UNIT_MB, NULL, NULL, NULL);
 	DefineCustomIntVariable("ogel.readahead",
-							"Blocks asked for ahead of a sequential scan.",
+							"Blocks asked for ahead of a sequential scan or an index scan.",
 							"0 turns readahead off.",
-							&ogel_readahead, 64, 0, 128,
+							&ogel_readahead, 64, 0, MAX_READAHEAD,
 							PGC_USERSET, GUC_UNIT_BLOCKS, NULL, NULL, NULL);
 	DefineCustomIntVariable("ogel.max_apply_lag",
 							"WAL that may be written ahead of the page server before writers are slowed down.",

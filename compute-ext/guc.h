@@ -15,6 +15,8 @@
 
 /* Of the settings for the file cache */
 #define LARGEST_FILE_CACHE_MB	(16 * 1024 * 1024)
+/* Blocks */
+#define MAX_READAHEAD		128
 
 extern char ogel_page_server[MAX_ADDRESS_SIZE];
 extern char *ogel_tenant;

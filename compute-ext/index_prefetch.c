@@ -3,17 +3,18 @@
  * index_prefetch.c
  *	  Heap pages that an index scan is about to visit.
  *
- * A B-tree scan reads a leaf page, remembers all its matching items and then
- * returns one after the other; the executor fetches the heap page of each.
- * When the order of the index is not that of the heap, that is a round trip
- * per row.  The items say which pages come next, so they are asked for ahead.
+ * An index scan reads a page of its index, remembers all matching items and
+ * then returns one after the other; the executor fetches the heap page of
+ * each.  When the order of the index is not that of the heap, that is a round
+ * trip per row.  The items say which pages come next, so they are asked for
+ * ahead, and so is the page of the index that follows.
  *
  * The core has no place for this.  It needs no patch, though: a relation's
- * cache entry holds its own copy of the access method's functions, and
- * btgettuple() is exported.  When the executor starts, the indexes in the plan
- * get a function that calls btgettuple() and then looks at the items that
- * follow.  An entry that is built anew has the original function again; then
- * only the prefetch is lost until the next statement.
+ * cache entry holds its own copy of the access method's functions, and the
+ * methods' gettuple functions are exported.  When the executor starts, the
+ * indexes in the plan get a function that calls the method's own and then
+ * looks at what follows.  An entry that is built anew has the original
+ * function again; then only the prefetch is lost until the next statement.
  *
  * Looking ahead is a hint: it reads no page and changes nothing of the scan.
  *
@@ -25,16 +26,17 @@
  */
 #include "postgres.h"
 
-#include "access/nbtree.h"
 #include "access/relscan.h"
 #include "access/visibilitymap.h"
 #include "executor/executor.h"
 #include "guc.h"
+#include "index_position.h"
 #include "index_prefetch.h"
 #include "nodes/execnodes.h"
 #include "nodes/nodeFuncs.h"
 #include "readahead.h"
 #include "storage/bufmgr.h"
+#include "utils/rel.h"
 
 #define NSCANS				8
 /* Rows before the first look ahead */
@@ -47,11 +49,13 @@
 typedef struct SeenScan
 {
 	IndexScanDesc scan;
-	BlockNumber page;			/* the leaf whose items are being returned */
-	BlockNumber next_page;		/* the leaf expected after it */
+	BlockNumber page;			/* whose items are being returned, if known */
+	BlockNumber next_page;		/* expected after it, if known */
+	int			left;			/* items that follow the one returned last */
+	int			ahead;			/* of these, how many were looked at */
+	bool		beyond;			/* what follows the page was looked at as well */
 	int			rows;			/* returned in a row, up to FIRST_ROWS */
 	int			distance;		/* items to look ahead */
-	int			ahead;			/* items[] looked at up to here */
 	int			rest;			/* rows until the next look */
 	BlockNumber heap_block;		/* looked at last */
 } SeenScan;
@@ -77,55 +81,83 @@ seen_scan(IndexScanDesc scan)
 	return seen;
 }
 
-/* The scan has come to a leaf page: the next one, or anywhere in the index. */
 static void
-enter_page(SeenScan *seen, const BTScanPosData *pos)
+forget_scan(IndexScanDesc scan)
 {
-	if (pos->currPage != seen->next_page)
-	{
-		seen->rows = 0;
-		seen->distance = 0;
-		seen->rest = 0;
-	}
-	seen->page = pos->currPage;
-	seen->next_page = pos->moreRight ? pos->nextPage : InvalidBlockNumber;
-	seen->ahead = pos->itemIndex;
+	for (int i = 0; i < NSCANS; i++)
+		if (seen_scans[i].scan == scan)
+			seen_scans[i].scan = NULL;
 }
 
-/* Asks for the heap pages of items (from, to].  False when all are in memory. */
-static bool
-want_heap_pages(IndexScanDesc scan, SeenScan *seen, const BTScanPosData *pos, int from, int to)
+/* One item was returned: the next of its page, the first of the page that was expected, or any. */
+static void
+follow(SeenScan *seen, const IndexMethod *method, IndexScanDesc scan, ScanDirection dir)
 {
-	Buffer		map = InvalidBuffer;
+	BlockNumber page;
+	int			left = method->left(scan, dir, &page);
+	bool		same_page = page == seen->page && left == seen->left - 1;
+	bool		goes_on = method->queue ? seen->left == 0 : page == seen->next_page;
+
+	seen->left = left;
+	if (same_page || (goes_on && scan->numberOfOrderBys > 0))
+		seen->ahead = Max(seen->ahead - 1, 0);
+	else
+		seen->ahead = 0;
+	if (same_page)
+		return;
+	if (!goes_on)
+		seen->rows = seen->distance = seen->rest = 0;
+	seen->page = page;
+	seen->next_page = method->next_page ? method->next_page(scan, dir) : InvalidBlockNumber;
+	seen->beyond = false;
+}
+
+/* Asks for a heap page.  False when it is in memory. */
+static bool
+want_heap_page(IndexScanDesc scan, SeenScan *seen, BlockNumber block, Buffer *map)
+{
+	if (block == seen->heap_block)
+		return false;
+	seen->heap_block = block;
+	/* an index-only scan does not visit it */
+	if (scan->xs_want_itup && VM_ALL_VISIBLE(scan->heapRelation, block, map))
+		return false;
+	return !BufferIsValid(PrefetchBuffer(scan->heapRelation, MAIN_FORKNUM, block).recent_buffer);
+}
+
+/* Asks for what is to be visited after the items at hand.  False when it is in memory. */
+static bool
+want_queued(const IndexMethod *method, IndexScanDesc scan, SeenScan *seen, Buffer *map)
+{
+	bool		ordered = scan->numberOfOrderBys > 0;
+	const pairingheap_node *front[MAX_READAHEAD];
+	/* without an order it holds pages of the index only, and each brings many rows */
+	int			count = index_queue_front(method->queue(scan), front, ordered ? seen->distance : 1);
 	bool		wanted = false;
 
-	for (int i = from + 1; i <= to; i++)
+	for (int i = 0; i < count; i++)
 	{
-		BlockNumber block = ItemPointerGetBlockNumber(&pos->items[i].heapTid);
+		bool		heap;
+		BlockNumber block = method->entry(front[i], &heap);
 
-		if (block == seen->heap_block)
-			continue;
-		seen->heap_block = block;
-		/* an index-only scan does not visit it */
-		if (scan->xs_want_itup && VM_ALL_VISIBLE(scan->heapRelation, block, &map))
-			continue;
-		if (!BufferIsValid(PrefetchBuffer(scan->heapRelation, MAIN_FORKNUM, block).recent_buffer))
-			wanted = true;
+		if (heap)
+			wanted |= want_heap_page(scan, seen, block, map);
+		else
+			wanted |= !BufferIsValid(PrefetchBuffer(scan->indexRelation, MAIN_FORKNUM, block).recent_buffer);
 	}
-	if (BufferIsValid(map))
-		ReleaseBuffer(map);
+	if (ordered)
+		seen->ahead = count;
 	return wanted;
 }
 
 static void
-look_ahead(IndexScanDesc scan, SeenScan *seen)
+look_ahead(IndexScanDesc scan, ScanDirection dir, const IndexMethod *method, SeenScan *seen)
 {
-	const BTScanPosData *pos = &((BTScanOpaque) scan->opaque)->currPos;
+	Buffer		map = InvalidBuffer;
+	bool		wanted = false;
 	int			target;
-	bool		wanted;
 
-	if (pos->currPage != seen->page)
-		enter_page(seen, pos);
+	follow(seen, method, scan, dir);
 	if (seen->rows < FIRST_ROWS)
 	{
 		seen->rows++;
@@ -137,15 +169,23 @@ look_ahead(IndexScanDesc scan, SeenScan *seen)
 		return;
 	}
 	/* nothing to do until half of what was asked for is used up */
-	seen->ahead = Max(seen->ahead, pos->itemIndex);
-	if (seen->ahead - pos->itemIndex > seen->distance / 2 || seen->ahead >= pos->lastItem)
+	if (seen->ahead > seen->distance / 2 || seen->beyond)
 		return;
 	seen->distance = Min(Max(seen->distance * 2, FIRST_DISTANCE), ogel_readahead);
-	target = Min(pos->itemIndex + seen->distance, pos->lastItem);
-	wanted = want_heap_pages(scan, seen, pos, seen->ahead, target);
-	seen->ahead = target;
-	if (target == pos->lastItem && seen->next_page != InvalidBlockNumber)
-		(void) PrefetchBuffer(scan->indexRelation, MAIN_FORKNUM, seen->next_page);
+	target = Min(seen->distance, seen->left);
+	for (int n = seen->ahead + 1; n <= target; n++)
+		wanted |= want_heap_page(scan, seen, ItemPointerGetBlockNumber(method->item(scan, dir, n)), &map);
+	seen->ahead = Max(seen->ahead, target);
+	if (target == seen->left)
+	{
+		if (seen->next_page != InvalidBlockNumber)
+			wanted |= !BufferIsValid(PrefetchBuffer(scan->indexRelation, MAIN_FORKNUM, seen->next_page).recent_buffer);
+		if (method->queue)
+			wanted |= want_queued(method, scan, seen, &map);
+		seen->beyond = true;
+	}
+	if (BufferIsValid(map))
+		ReleaseBuffer(map);
 	if (wanted)
 		readahead_send();
 	else
@@ -153,21 +193,65 @@ look_ahead(IndexScanDesc scan, SeenScan *seen)
 }
 
 static bool
-gettuple(IndexScanDesc scan, ScanDirection dir)
+gettuple(IndexScanDesc scan, ScanDirection dir, const IndexMethod *method)
 {
-	bool		found = btgettuple(scan, dir);
+	bool		found = method->gettuple(scan, dir);
 
-	if (found && ogel_readahead > 0 && ScanDirectionIsForward(dir) && scan->heapRelation != NULL &&
-		!RelationUsesLocalBuffers(scan->heapRelation))
-		look_ahead(scan, seen_scan(scan));
+	if (!found)
+		forget_scan(scan);
+	else if (ogel_readahead > 0 && scan->heapRelation != NULL && !RelationUsesLocalBuffers(scan->heapRelation))
+	{
+		RelFork		heap = relfork_make(scan->heapRelation->rd_locator, MAIN_FORKNUM);
+
+		look_ahead(scan, dir, method, seen_scan(scan));
+		readahead_by_index(&heap);
+	}
 	return found;
+}
+
+static bool
+btree_gettuple(IndexScanDesc scan, ScanDirection dir)
+{
+	return gettuple(scan, dir, &btree_method);
+}
+
+static bool
+hash_gettuple(IndexScanDesc scan, ScanDirection dir)
+{
+	return gettuple(scan, dir, &hash_method);
+}
+
+static bool
+gist_gettuple(IndexScanDesc scan, ScanDirection dir)
+{
+	return gettuple(scan, dir, &gist_method);
+}
+
+static bool
+spgist_gettuple(IndexScanDesc scan, ScanDirection dir)
+{
+	return gettuple(scan, dir, &spgist_method);
 }
 
 static void
 prepare(Relation index)
 {
-	if (index != NULL && index->rd_indam != NULL && index->rd_indam->amgettuple == btgettuple)
-		index->rd_indam->amgettuple = gettuple;
+	static const struct
+	{
+		const IndexMethod *method;
+		amgettuple_function looks_ahead;
+	}			methods[] = {
+		{&btree_method, btree_gettuple},
+		{&hash_method, hash_gettuple},
+		{&gist_method, gist_gettuple},
+		{&spgist_method, spgist_gettuple},
+	};
+
+	if (index == NULL || index->rd_indam == NULL)
+		return;
+	for (int i = 0; i < lengthof(methods); i++)
+		if (index->rd_indam->amgettuple == methods[i].method->gettuple)
+			index->rd_indam->amgettuple = methods[i].looks_ahead;
 }
 
 static bool

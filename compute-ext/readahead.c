@@ -36,6 +36,7 @@
 #include "readahead.h"
 #include "storage/bufmgr.h"
 #include "storage/ipc.h"
+#include "storage/proc.h"
 #include "utils/memutils.h"
 
 #define NSLOTS			256
@@ -91,6 +92,10 @@ static int	nused = 0;			/* slots not free */
 
 static Stream streams[NSTREAMS];
 static int	next_stream = 0;
+
+/* A table whose pages an index scan asks for by itself, and the transaction in which it does */
+static RelFork scanned_by_index;
+static LocalTransactionId scanned_in = InvalidLocalTransactionId;
 
 /* Blocks wanted but not asked for yet */
 static RelFork batch_key;
@@ -319,6 +324,26 @@ readahead_take(const RelFork *key, BlockNumber blocknum, void *page, bool passin
 	return usable;
 }
 
+/*
+ * In this transaction, an index scan says which pages of the table come next.
+ * Reads that skip some are its choice then, and no sequence: what lies between
+ * them is not wanted.
+ */
+void
+readahead_by_index(const RelFork *key)
+{
+	scanned_by_index = *key;
+	scanned_in = MyProc->vxid.lxid;
+}
+
+static BlockNumber
+largest_gap(const RelFork *key)
+{
+	if (scanned_in == MyProc->vxid.lxid && memcmp(key, &scanned_by_index, sizeof(RelFork)) == 0)
+		return 0;
+	return LARGEST_GAP;
+}
+
 static Stream *
 find_stream(const RelFork *key)
 {
@@ -396,7 +421,7 @@ readahead_advance(SMgrRelation reln, ForkNumber forknum,
 		limit = Min(limit, stream->run + stream->chunk);
 	if (!chunked &&
 		(stream->next == InvalidBlockNumber || begin < stream->next ||
-		 begin - stream->next > LARGEST_GAP))
+		 begin - stream->next > largest_gap(&key)))
 	{
 		stream->next = stream->ahead = end;
 		stream->window = 0;

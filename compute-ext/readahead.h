@@ -16,6 +16,7 @@ extern void readahead_want(const RelFork *key, BlockNumber blocknum);
 
 /* sends what is wanted so far, which a take would do too */
 extern void readahead_send(void);
+extern void readahead_by_index(const RelFork *key);
 
 extern bool readahead_take(const RelFork *key, BlockNumber blocknum, void *page, bool passing);
 extern bool readahead_advance(SMgrRelation reln, ForkNumber forknum,

@@ -2,6 +2,7 @@
 
 from typing import Iterator
 
+import psycopg
 import pytest
 
 from cluster import Cluster, wait_until
@@ -69,12 +70,65 @@ def test_few_waits_per_page(wire: PageProxy):
     assert cost > 0.9, "without asking ahead each page is a round trip: the measure works"
 
 
-def wasted(cluster: Cluster) -> int:
-    """Once no session holds pages any more."""
+# Neighbours in each index are strangers in the heap.
+PLACES = f"""
+    CREATE TABLE places (grp int, at point, quad point, net inet, filler text);
+    CREATE INDEX by_hash ON places USING hash (grp);
+    INSERT INTO places SELECT n % 30, point(n % 250, n / 250), point(n % 250, n / 250), ('10.' || n % 200 || '.' || n / 200 % 250 || '.1')::inet, repeat('x', 300)
+        FROM (SELECT n FROM generate_series(0, {ROWS - 1}) n ORDER BY hashint4(n)) numbers;
+    CREATE INDEX by_gist ON places USING gist (at);
+    CREATE INDEX by_spgist ON places USING spgist (net);
+    CREATE INDEX by_quad ON places USING spgist (quad)"""
+# Plan, rows to be folded, pages at least.
+SCANS = {
+    "backward": ("Backward using t_r", f"SELECT filler FROM t WHERE r BETWEEN 1000 AND {1000 + ROWS // 6} ORDER BY r DESC OFFSET 0", ROWS // 10),
+    "hash": ("using by_hash", "SELECT filler FROM places WHERE grp = 7", ROWS // 60),
+    "gist": ("using by_gist", "SELECT filler FROM places WHERE at <@ box(point(20, 20), point(90, 90))", 70 * 70 // 2),
+    "gist by distance": ("using by_gist", "SELECT filler FROM places ORDER BY at <-> point(100, 100) LIMIT 3000", 1500),
+    "sp-gist": ("using by_spgist", "SELECT filler FROM places WHERE net << '10.16.0.0/12'", 16 * 300 // 2),
+    "sp-gist by distance": ("using by_quad", "SELECT filler FROM places ORDER BY quad <-> point(100, 100) LIMIT 3000", 1500),
+}
+
+
+def test_index_scans_of_every_kind(wire: PageProxy):
+    """What an access method has read of its index and not returned yet says which pages are next."""
+    for statement in PLACES.split(";"):
+        wire.cluster.sql(statement)
+    wire.cluster.sql("VACUUM ANALYZE places")
+    costs, in_vain = {}, {}
+    for name, (plan, rows, at_least) in SCANS.items():
+        query = f"SELECT sum(length(filler)) FROM ({rows}) rows"
+        setup = ("SET enable_seqscan = off", "SET enable_bitmapscan = off", "SET enable_sort = off")
+        with wire.cluster.connect() as connection:
+            explained = "\n".join(line for statement in (*setup, "EXPLAIN " + query) for (line,) in fetched(connection, statement))
+        assert plan in explained, explained
+        before = settled(wire.cluster)
+        cost, pages = waits_per_page(wire, *setup, query)
+        issued, wasted = (after - before for after, before in zip(settled(wire.cluster), before))
+        needed = pages - wasted
+        assert needed >= at_least, (name, needed, at_least)
+        costs[name] = round(cost * pages / needed, 3)
+        in_vain[name] = round(wasted / max(issued, 1), 3)
+    print("waits per page:", costs, "part that was asked for in vain:", in_vain)
+    assert all(cost < 0.15 for cost in costs.values()), costs
+    assert all(part < 0.4 for part in in_vain.values()), in_vain
+
+
+def fetched(connection: psycopg.Connection, statement: str) -> list[tuple]:
+    cursor = connection.execute(statement)
+    return cursor.fetchall() if cursor.description else []
+
+
+def settled(cluster: Cluster) -> tuple[int, int]:
+    """Pages asked for ahead, and those of them that were of no use, once no session holds any more."""
     def counts():
         issued, used, wasted = cluster.sql(WASTE)[0]
-        return (wasted,) if issued == used + wasted else None
-    return wait_until(counts, "nothing is held")[0]
+        return (issued, wasted) if issued == used + wasted else None
+    return wait_until(counts, "nothing is held")
+
+
+def wasted(cluster: Cluster) -> int:
+    return settled(cluster)[1]
 
 
 def test_little_is_asked_for_in_vain(wire: PageProxy):
@@ -93,10 +147,12 @@ def test_little_is_asked_for_in_vain(wire: PageProxy):
         connection.execute("SET enable_seqscan = off; SET enable_bitmapscan = off")
         for key in range(0, ROWS, ROWS // 10):
             connection.execute("SELECT filler FROM t WHERE r > %s ORDER BY r LIMIT 20", (key,))
+        for key in range(0, ROWS, ROWS // 10):
+            connection.execute("SELECT filler FROM t WHERE r < %s ORDER BY r DESC LIMIT 20", (key,))
     limited = wasted(cluster)
     # Catalog reads of the connections that count are among them.
     assert points - start < 200, "point reads ask for nothing ahead"
-    assert limited - points < 10 * 16 + 10 * 40, (start, points, limited)
+    assert limited - points < 10 * 16 + 20 * 40, (start, points, limited)
 
 
 def test_parallel_scans_share_the_work(wire: PageProxy):
