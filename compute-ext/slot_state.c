@@ -14,6 +14,9 @@
  * running transactions and skip what commits until then.  It travels in the
  * same record.  The WAL itself comes from the safekeepers.
  *
+ * A slot that is lost when the server starts (see compute/src/slot_limit.rs)
+ * is saved as such first of all.
+ *
  * A client that makes or drops a slot has its answer when the quorum has the
  * record, and so has one that moves it; background processes do not wait.
  *
@@ -28,6 +31,8 @@
 #include "replication/slot.h"
 #include "replication/syncrep.h"
 #include "slot_state.h"
+#include "storage/lwlock.h"
+#include "storage/spin.h"
 
 static void
 put_snapshot(StringInfo record, const ReplicationSlotPersistentData *slot, const char *path)
@@ -85,6 +90,31 @@ slot_state_changed(const ReplicationSlotPersistentData *slot, const void *state,
 		XLogFlush(lsn);
 		SyncRepWaitForLSN(lsn, false);
 	}
+}
+
+/*
+ * A slot that was too far behind was marked as lost in its file, before this
+ * server started.  Nothing holds back what it needed any more, so it must not
+ * come back with the next server.
+ */
+void
+slot_state_keep_lost(void)
+{
+	bool		lost = false;
+
+	LWLockAcquire(ReplicationSlotControlLock, LW_SHARED);
+	for (int i = 0; i < max_replication_slots; i++)
+	{
+		ReplicationSlot *slot = &ReplicationSlotCtl->replication_slots[i];
+
+		SpinLockAcquire(&slot->mutex);
+		if (slot->in_use && slot->data.invalidated == RS_INVAL_WAL_REMOVED)
+			lost = slot->just_dirtied = slot->dirty = true;
+		SpinLockRelease(&slot->mutex);
+	}
+	LWLockRelease(ReplicationSlotControlLock);
+	if (lost)
+		CheckPointReplicationSlots(false);
 }
 
 void

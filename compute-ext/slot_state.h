@@ -9,5 +9,6 @@
 #define OGEL_SLOT_STATE_H
 
 extern void slot_state_install(void);
+extern void slot_state_keep_lost(void);
 
 #endif							/* OGEL_SLOT_STATE_H */

@@ -26,6 +26,7 @@
 #include "postmaster/bgworker.h"
 #include "postmaster/interrupt.h"
 #include "replication/slot.h"
+#include "slot_state.h"
 #include "state_keeper.h"
 #include "storage/ipc.h"
 #include "storage/latch.h"
@@ -166,6 +167,7 @@ state_keeper_main(Datum arg)
 
 	CurrentResourceOwner = ResourceOwnerCreate(NULL, "ogel state keeper");
 	MemoryContextSwitchTo(context);
+	slot_state_keep_lost();
 	saved_up_to = GetXLogInsertRecPtr();
 
 	while (!ShutdownRequestPending)

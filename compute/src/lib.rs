@@ -29,6 +29,7 @@ pub mod local_wal;
 pub mod postgres;
 pub mod preflight;
 pub mod propose;
+pub mod slot_limit;
 pub mod slots;
 pub mod start_checkpoint;
 pub mod status_file;

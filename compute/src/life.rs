@@ -24,6 +24,7 @@ use crate::{
         slot_file,
     },
     propose::Reign,
+    slot_limit::SlotLimit,
     slots,
     start_checkpoint::{self, StartPlan},
 };
@@ -109,7 +110,8 @@ impl Starter<'_> {
         let plan = start_checkpoint::plan(&manifest, &control, now_s())?;
 
         self.board.phase(State::Starting, "wal prefix");
-        let slots_from = slots::restore(&self.life.pgdata)?.filter(|lsn| *lsn < manifest.lsn);
+        let limit = self.slot_limit(manifest.lsn, segment_size_bytes)?;
+        let slots_from = slots::restore(&self.life.pgdata, &limit)?.filter(|lsn| *lsn < manifest.lsn);
         let needed_from = slots_from.map_or(plan.checkpoint_lsn, |lsn| lsn.min(plan.checkpoint_lsn));
         self.copy_wal(&victory, needed_from.segment_start(segment_size_bytes), segment_start, &local).await;
 
@@ -127,6 +129,16 @@ impl Starter<'_> {
         fs::write(&control_path, &plan.control_file).context("completing pg_control")?;
         self.write_files(&plan)?;
         self.launch(&victory, &plan, postmaster).await
+    }
+
+    fn slot_limit(&self, end: Lsn, segment_size_bytes: u64) -> anyhow::Result<SlotLimit> {
+        let disk = nix::sys::statvfs::statvfs(&self.life.pgdata).context("asking for the free disk space")?;
+        Ok(SlotLimit {
+            end,
+            segment_size_bytes,
+            keep_bytes: settings::slot_wal_keep_bytes(&self.config.pg_settings)?,
+            free_bytes: disk.blocks_available().saturating_mul(disk.fragment_size()),
+        })
     }
 
     /// Starts the process on a complete folder.

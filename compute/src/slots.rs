@@ -20,15 +20,19 @@ use wal_decoder::{
     v17::rmgr::{self, heap2},
 };
 
-use crate::postgres::{run_user::RunUser, slot_file};
+use crate::{
+    postgres::{run_user::RunUser, slot_file},
+    slot_limit::SlotLimit,
+};
 
 /// `LogicalRewriteMappingData`.
 const MAPPING_BYTES: u64 = 36;
 /// WAL is read in pieces of this size.
 const CHUNK_BYTES: u64 = 1 << 20;
 
-/// Puts the slots' snapshots where PostgreSQL looks for them. Returns from where on WAL is needed.
-pub fn restore(pgdata: &Path) -> anyhow::Result<Option<Lsn>> {
+/// Puts the slots' snapshots where PostgreSQL looks for them. Returns from where on WAL is needed. A slot beyond the limit is marked as
+/// PostgreSQL marks one whose WAL is gone; the extension sees to it that it stays so.
+pub fn restore(pgdata: &Path, limit: &SlotLimit) -> anyhow::Result<Option<Lsn>> {
     let slots = pgdata.join("pg_replslot");
     let entries = match fs::read_dir(&slots) {
         Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
@@ -42,7 +46,13 @@ pub fn restore(pgdata: &Path) -> anyhow::Result<Option<Lsn>> {
             state => state.with_context(|| format!("reading the replication slot {}", folder.display()))?,
         };
         let snapshot = folder.join("snapshot");
-        match slot_file::restart_lsn(&state) {
+        let restart_lsn = slot_file::restart_lsn(&state).filter(|lsn| can_go_on(&folder, *lsn, limit));
+        if restart_lsn.is_none()
+            && let Some(lost) = slot_file::invalidated(&state)
+        {
+            fs::write(folder.join("state"), lost).context("marking a replication slot as lost")?;
+        }
+        match restart_lsn {
             Some(lsn) => {
                 oldest = Some(oldest.map_or(lsn, |oldest: Lsn| oldest.min(lsn)));
                 let name = format!("pg_logical/snapshots/{:X}-{:X}.snap", lsn.0 >> 32, lsn.0 as u32);
@@ -55,6 +65,17 @@ pub fn restore(pgdata: &Path) -> anyhow::Result<Option<Lsn>> {
         }
     }
     Ok(oldest)
+}
+
+fn can_go_on(folder: &Path, restart_lsn: Lsn, limit: &SlotLimit) -> bool {
+    let Some(excess) = limit.excess(restart_lsn) else { return true };
+    let slot = folder.file_name().unwrap_or_default().to_string_lossy();
+    tracing::warn!(
+        %slot,
+        %restart_lsn,
+        "replication slot {slot:?} is lost, it needs WAL from {restart_lsn} on: {excess}. Its consumer has to begin anew: SELECT pg_drop_replication_slot('{slot}'), then make it again",
+    );
+    false
 }
 
 /// Makes the mapping files of catalogs that were rewritten between `begin`, where a record begins, and `end`.
@@ -152,7 +173,9 @@ mod tests {
     fn a_snapshot_goes_where_its_slot_will_look_for_it() {
         let pgdata = tempfile::tempdir().expect("a folder");
         let path = |name: &str| pgdata.path().join(name);
-        assert_eq!(restore(pgdata.path()).expect("no slots"), None);
+        let limit =
+            SlotLimit { end: Lsn(0x2_1000_0000), segment_size_bytes: 1 << 24, keep_bytes: None, free_bytes: u64::MAX };
+        assert_eq!(restore(pgdata.path(), &limit).expect("no slots"), None);
         for folder in ["pg_logical/snapshots", "pg_replslot/old", "pg_replslot/new", "pg_replslot/damaged"] {
             fs::create_dir_all(path(folder)).expect("a folder");
         }
@@ -160,9 +183,17 @@ mod tests {
         fs::write(path("pg_replslot/old/snapshot"), "snap").expect("a file");
         fs::write(path("pg_replslot/new/state"), slot_file::encode(Lsn(0x2_0000_0000))).expect("a file");
         fs::write(path("pg_replslot/damaged/state"), "x").expect("a file");
-        assert_eq!(restore(pgdata.path()).expect("slots"), Some(Lsn(0x1_0000_A028)));
+        assert_eq!(restore(pgdata.path(), &limit).expect("slots"), Some(Lsn(0x1_0000_A028)));
         assert_eq!(fs::read(path("pg_logical/snapshots/1-A028.snap")).expect("moved"), b"snap");
         assert!(!path("pg_replslot/old/snapshot").exists());
+
+        fs::write(path("pg_replslot/old/snapshot"), "snap").expect("a file");
+        let limit = SlotLimit { keep_bytes: Some(1 << 30), ..limit };
+        assert_eq!(restore(pgdata.path(), &limit).expect("slots"), Some(Lsn(0x2_0000_0000)), "the old one is lost");
+        assert!(!path("pg_replslot/old/snapshot").exists());
+        let lost = fs::read(path("pg_replslot/old/state")).expect("there");
+        assert_eq!(lost[104], 1);
+        assert_eq!(restore(pgdata.path(), &limit).expect("slots"), Some(Lsn(0x2_0000_0000)), "and stays so");
     }
 
     #[test]

@@ -1,5 +1,7 @@
 """State that is neither a table page nor in PostgreSQL's own WAL comes back with the next compute, as after a restart of stock PostgreSQL."""
 
+import os
+import subprocess
 import threading
 from typing import Callable, Iterator
 
@@ -145,6 +147,67 @@ def test_slots_and_positions(make_cluster: Callable[..., Cluster]):
     cluster.sql("SELECT pg_drop_replication_slot('s'), pg_drop_replication_slot('p')")
     restart(cluster, "kill")
     assert cluster.sql(names) == []
+
+
+SLOTS = "SELECT slot_name, wal_status, invalidation_reason FROM pg_replication_slots WHERE slot_name <> 'ogel' ORDER BY 1"
+
+
+def leave_a_slot_behind(cluster: Cluster) -> None:
+    """Nobody reads the slot `left` while 80 MB are written; `read` is where the WAL ends."""
+    cluster.sql("CREATE TABLE t (a int)")
+    cluster.sql("SELECT pg_create_logical_replication_slot('left', 'test_decoding')")
+    cluster.sql("SELECT count(pg_logical_emit_message(false, 'filler', repeat('x', 1000000))) FROM generate_series(1, 80)")
+    cluster.sql("SELECT pg_create_logical_replication_slot('read', 'test_decoding')")
+    cluster.sql("INSERT INTO t VALUES (1)")
+
+
+def check_that_one_is_lost(cluster: Cluster, why: str) -> None:
+    """As on stock; the other goes on, and so does the server."""
+    assert cluster.sql(SLOTS) == [("left", "lost", "wal_removed"), ("read", "reserved", None)]
+    with pytest.raises(psycopg.errors.ObjectNotInPrerequisiteState, match="can no longer get changes"):
+        cluster.sql("SELECT * FROM pg_logical_slot_get_changes('left', NULL, NULL)")
+    line = next(line for line in cluster.log("compute-main").splitlines() if "is lost" in line)
+    for part in ("left", why, "bytes (7", "pg_drop_replication_slot"):
+        assert part in line, line
+    pg_wal = next((cluster.dir / "compute-main").rglob("pg_wal"))
+    assert sum(path.stat().st_size for path in pg_wal.glob("0*")) <= 64 << 20, "its WAL was not fetched"
+    cluster.sql("INSERT INTO t VALUES (2)")
+    changes = " ".join(row[0] for row in cluster.sql("SELECT data FROM pg_logical_slot_get_changes('read', NULL, NULL)"))
+    assert "a[integer]:1" in changes and "a[integer]:2" in changes
+
+
+def test_a_slot_too_far_behind_is_lost(make_cluster: Callable[..., Cluster]):
+    cluster = make_cluster(wal_level="logical").up()
+    leave_a_slot_behind(cluster)
+    cluster.ogel("down")
+    cluster.settings["max_slot_wal_keep_size"] = "32MB"
+    cluster.up()
+    check_that_one_is_lost(cluster, "max_slot_wal_keep_size allows 32 MiB")
+    # The rows of catalogs that it would need may be gone: it stays lost, whatever is allowed later.
+    cluster.ogel("down")
+    del cluster.settings["max_slot_wal_keep_size"]
+    cluster.up()
+    assert cluster.sql(SLOTS)[0] == ("left", "lost", "wal_removed")
+    cluster.sql("SELECT pg_drop_replication_slot('left')")
+
+
+def test_a_slot_whose_wal_does_not_fit_on_the_disk_is_lost(make_cluster: Callable[..., Cluster]):
+    if os.geteuid() != 0:
+        pytest.skip("only root can mount a tmpfs")
+    caches = {"ogel.file_cache_size": "0", "ogel.file_cache_max_size": "0"}
+    cluster = make_cluster(wal_level="logical", **caches).up()
+    leave_a_slot_behind(cluster)
+    cluster.ogel("down")
+    folder = cluster.dir / "compute-main"
+    mounted = subprocess.run(["mount", "-t", "tmpfs", "-o", "size=176m,mode=755", "tmpfs", folder], capture_output=True, text=True)
+    if mounted.returncode != 0:
+        pytest.skip(f"no tmpfs can be mounted here: {mounted.stderr.strip()}")
+    try:
+        cluster.up()
+        check_that_one_is_lost(cluster, "does not fit on the disk")
+    finally:
+        cluster.run("down", "--immediate")
+        subprocess.run(["umount", "--lazy", folder], check=True)
 
 
 def test_a_slot_starts_over_amid_running_transactions(make_cluster: Callable[..., Cluster]):

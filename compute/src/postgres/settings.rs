@@ -20,7 +20,7 @@ const SAFETY: &[(&str, &str)] = &[
     // A commit is acknowledged only when the quorum has it.
     ("synchronous_commit", "on"),
     // WAL that the quorum lacks must not be removed, nor the connection that carries it be cut by a timer (H17).
-    ("max_slot_wal_keep_size", "-1"),
+    (SLOT_WAL_KEEP, "-1"),
     ("wal_sender_timeout", "0"),
     // After a crash of one backend, caches of what storage knows would vanish and stale pages be served (H9).
     ("restart_after_crash", "off"),
@@ -30,6 +30,9 @@ const SAFETY: &[(&str, &str)] = &[
     ("logging_collector", "off"),
     ("log_destination", "stderr"),
 ];
+
+/// For the users' slots, at each start: Postgres itself would apply it to the supervisor's slot as well.
+const SLOT_WAL_KEEP: &str = "max_slot_wal_keep_size";
 
 /// Set from the supervisor's own settings.
 const OWN: &[&str] = &[
@@ -133,6 +136,11 @@ pub fn parse_user_settings(texts: &[String]) -> anyhow::Result<BTreeMap<String, 
             !value.contains(['\n', '\r', '\0']),
             "OGEL_PG_SETTING (--pg-setting) {name} has a line break in its value"
         );
+        if name == SLOT_WAL_KEEP {
+            parse_slot_wal_keep(value)?;
+            settings.insert(name, value.trim().to_owned());
+            continue;
+        }
         let reserved = SAFETY.iter().any(|(safety, _)| *safety == name) || OWN.contains(&name.as_str());
         if reserved {
             bail!(
@@ -148,6 +156,31 @@ pub fn parse_user_settings(texts: &[String]) -> anyhow::Result<BTreeMap<String, 
         settings.insert(name, value.trim().to_owned());
     }
     Ok(settings)
+}
+
+/// `max_slot_wal_keep_size` as the user wants it; `None` is unlimited.
+pub fn slot_wal_keep_bytes(user: &BTreeMap<String, String>) -> anyhow::Result<Option<u64>> {
+    user.get(SLOT_WAL_KEEP).map_or(Ok(None), |value| parse_slot_wal_keep(value))
+}
+
+/// As PostgreSQL reads it: whole numbers of MB, or of the unit behind them; -1 is unlimited.
+fn parse_slot_wal_keep(value: &str) -> anyhow::Result<Option<u64>> {
+    let value = value.trim();
+    let (number, unit) = value.split_at(value.find(|c: char| c.is_ascii_alphabetic()).unwrap_or(value.len()));
+    let shift = match unit {
+        "kB" => Some(10),
+        "" | "MB" => Some(20),
+        "GB" => Some(30),
+        "TB" => Some(40),
+        _ => None,
+    };
+    if value == "-1" {
+        return Ok(None);
+    }
+    let bytes = shift.and_then(|shift| number.trim().parse::<u64>().ok()?.checked_mul(1 << shift));
+    bytes.map(Some).with_context(|| {
+        format!("OGEL_PG_SETTING (--pg-setting) {SLOT_WAL_KEEP}={value}: give a whole number with kB, MB, GB or TB, or -1 for no limit")
+    })
 }
 
 /// The arguments of `postgres` behind `-D`.
@@ -191,7 +224,9 @@ pub fn postgresql_conf(user: &BTreeMap<String, String>, pageserver: &str, machin
     settings.insert("ogel.page_server", pageserver);
     settings.insert("ogel.file_cache_size", &file_cache);
     settings.insert("dynamic_shared_memory_type", if machine.shared_memory_is_small { "mmap" } else { "posix" });
-    for (name, value) in user.iter().filter(|(name, _)| *name != "shared_preload_libraries") {
+    for (name, value) in
+        user.iter().filter(|(name, _)| !["shared_preload_libraries", SLOT_WAL_KEEP].contains(&name.as_str()))
+    {
         settings.insert(name, value);
     }
     let mut text =
@@ -237,6 +272,23 @@ mod tests {
         }
         let good = parse_user_settings(&["work_mem=64MB".into(), "wal_level=logical".into()]).expect("harmless");
         assert_eq!(good["work_mem"], "64MB");
+    }
+
+    #[test]
+    fn the_limit_of_slots_is_not_for_the_supervisors() {
+        let keep = |value: &str| {
+            let user = parse_user_settings(&[format!("max_slot_wal_keep_size={value}")])?;
+            assert!(!postgresql_conf(&user, "ps:6400", MACHINE).contains("max_slot_wal_keep_size"));
+            slot_wal_keep_bytes(&user)
+        };
+        for (value, bytes) in
+            [("-1", None), ("0", Some(0)), ("10", Some(10 << 20)), ("3GB", Some(3 << 30)), ("64 kB", Some(64 << 10))]
+        {
+            assert_eq!(keep(value).expect(value), bytes);
+        }
+        for bad in ["", "x", "-2", "1.5GB", "10mb", "99999999999999999999", "99999999999TB"] {
+            assert!(keep(bad).is_err(), "{bad}");
+        }
     }
 
     #[test]

@@ -14,7 +14,7 @@
 //!     84     4  persistency = 0 (persistent)
 //!     88     8  xmin, catalog_xmin = 0
 //!     96     8  restart_lsn
-//!    104     4  invalidated: 0 = usable, then 4 bytes of padding
+//!    104     4  invalidated: 0 = usable, 1 = the WAL it needs is gone; then 4 bytes of padding
 //!    112    16  confirmed_flush, two_phase_at = 0
 //!    128     1  two_phase = 0
 //!    129    64  plugin, empty
@@ -39,9 +39,23 @@ pub fn encode(restart_lsn: Lsn) -> [u8; FILE_BYTES] {
     put(12, &((FILE_BYTES - HEADER_BYTES) as u32).to_ne_bytes());
     put(16, SLOT_NAME.as_bytes());
     put(96, &restart_lsn.0.to_ne_bytes());
+    seal(&mut file);
+    file
+}
+
+fn seal(file: &mut [u8; FILE_BYTES]) {
     let checksum = crc32c::crc32c(&file[CHECKED_FROM..]);
     file[4..8].copy_from_slice(&checksum.to_ne_bytes());
-    file
+}
+
+/// The same slot as PostgreSQL leaves it when the WAL that it needs is gone. `None` for a file that [`restart_lsn`] makes nothing of.
+pub fn invalidated(file: &[u8]) -> Option<[u8; FILE_BYTES]> {
+    restart_lsn(file)?;
+    let mut file: [u8; FILE_BYTES] = file.try_into().ok()?;
+    file[96..104].fill(0);
+    file[104..108].copy_from_slice(&1_u32.to_ne_bytes());
+    seal(&mut file);
+    Some(file)
 }
 
 /// From where on a slot needs WAL; `None` when it needs none, or is not of the form that PostgreSQL 17 writes.
@@ -67,6 +81,10 @@ mod tests {
         expected[96..100].copy_from_slice(&[0xc8, 0xdd, 0x4e, 1]);
         assert_eq!(encode(Lsn(0x14E_DDC8)), expected);
         assert_eq!(restart_lsn(&expected), Some(Lsn(0x14E_DDC8)));
+        let lost = invalidated(&expected).expect("a slot");
+        assert_eq!((&lost[96..108], restart_lsn(&lost)), (&[0, 0, 0, 0, 0, 0, 0, 0, 1, 0, 0, 0][..], None));
+        assert_eq!(u32::from_ne_bytes(lost[4..8].try_into().expect("four")), crc32c::crc32c(&lost[8..]));
+        assert_eq!(invalidated(&lost), None);
         expected[104] = 1;
         assert_eq!(restart_lsn(&expected), None, "its checksum is wrong now");
         assert_eq!(restart_lsn(&expected[..100]), None);
