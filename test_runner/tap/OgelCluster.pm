@@ -189,7 +189,6 @@ sub rotate_logfile
 sub init
 {
 	my ($self, %params) = @_;
-	die "refused: a compute archives no WAL\n" if $params{has_archiving};
 	mkdir $_ for $self->backup_dir, $self->archive_dir;
 	mkdir $self->data_dir, 0700 or die "mkdir: $!";
 	my @conf = ("log_line_prefix = '%m [%p] %q%a '", 'log_statement = all', 'log_replication_commands = on', "wal_retrieve_retry_interval = '500ms'", 'allow_alter_system = on');
