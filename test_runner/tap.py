@@ -72,7 +72,7 @@ def environment(work: Path, source: Path, file: TestFile, manifest: dict[str, st
         "TESTDATADIR": str(out), "TESTLOGDIR": str(out / "log"), "top_builddir": str(source), "PG_TEST_PORT_DIR": str(work / "ports"),
         "PG_REGRESS": str(suites / "regress" / "pg_regress"), "REGRESS_SHLIB": str(suites / "regress" / "regress.so"),
         "PG_TEST_TIMEOUT_DEFAULT": "120", "enable_injection_points": "no", "with_icu": "yes", "with_ssl": "openssl", "with_readline": "yes",
-        "GZIP_PROGRAM": "gzip", "LZ4": "lz4", "ZSTD": "zstd", "TAR": "tar", "PG_TEST_EXTRA": "xid_wraparound",
+        "TAR": "tar", **{name: tool for name, tool in (("GZIP_PROGRAM", "gzip"), ("LZ4", "lz4"), ("ZSTD", "zstd")) if shutil.which(tool)}, "PG_TEST_EXTRA": "xid_wraparound",
         **modes, "OGEL_SOCKETS": "1" if file.name.startswith(SOCKETS) else "", "OGEL_RELEASE": str(RELEASE), "OGEL_PG": str(prefix), "OGEL_COMPUTES": str(work / "c"),
     }
 

@@ -135,7 +135,7 @@ STOPPED = ("contrib/pg_stat_statements/010", "contrib/test_decoding/001", "recov
 SOCKETS = ("authentication/", "subscription/027_nosuperuser")
 # Seconds that a file may take.
 LIMIT_S = 300
-LONGER = {"bin/pg_dump/002_pg_dump": 900}
+LONGER = {"bin/pg_dump/002_pg_dump": 900, **{f"modules/xid_wraparound/{name}": 900 for name in ("001_emergency_vacuum", "002_limits", "003_wraparounds")}}
 
 
 @dataclass(frozen=True)
