@@ -308,14 +308,18 @@ async fn serve(
         });
         writer.flush().await?;
         at.0 += piece.len() as u64;
-        let wait = if more { Duration::ZERO } else { Duration::from_secs(1) };
-        let _ = tokio::time::timeout(wait, async {
-            tokio::select! {
-                _ = changed.changed() => {}
-                () = take_feedback(reader, &wal) => {}
+        // Not a timer when there is more: one of no time takes a millisecond.
+        let pause = async {
+            if !more {
+                tokio::time::sleep(Duration::from_secs(1)).await;
             }
-        })
-        .await;
+        };
+        tokio::select! {
+            biased;
+            () = take_feedback(reader, &wal) => {}
+            _ = changed.changed(), if !more => {}
+            () = pause => {}
+        }
         while let Some(frame) = reader.buffered_frame()? {
             note(&frame.body, &wal);
         }
