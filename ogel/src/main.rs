@@ -14,6 +14,7 @@ mod layout;
 mod ports;
 mod process_tree;
 mod protocol;
+mod shared_memory;
 
 use std::{path::PathBuf, process::ExitCode};
 

@@ -153,3 +153,18 @@ def test_the_makefile_has_the_contract():
     assert os.access(RELEASE / "ogel", os.X_OK)
     assert json.loads((RELEASE / "pg-install.json").read_text())["patched"]
     assert Path(ROOT / ".ci" / "run").exists()
+
+
+def test_a_killed_compute_leaves_no_shared_memory(cluster: Cluster):
+    """The machine has room for 4096 segments; each start takes one."""
+    def segments() -> set[str]:
+        return {line.split()[1] for line in Path("/proc/sysvipc/shm").read_text().splitlines()[1:]}
+
+    for end in (["compute", "kill", "main"], ["destroy", "--yes"]):
+        pid_file = next(cluster.dir.glob("compute-main/lives/*/pgdata/postmaster.pid"))
+        segment = pid_file.read_text().splitlines()[6].split()[1]
+        assert segment in segments()
+        cluster.ogel(*end)
+        assert segment not in segments()
+        if cluster.exists():
+            cluster.ogel("compute", "start", "main")

@@ -17,7 +17,7 @@ use tokio::{
     time::{Instant, sleep_until, timeout},
 };
 
-use crate::process_tree;
+use crate::{process_tree, shared_memory};
 
 /// First and longest pause before a process that died is started again.
 const RESTART_PAUSE: (Duration, Duration) = (Duration::from_millis(200), Duration::from_secs(10));
@@ -278,6 +278,7 @@ impl Task {
                 let _ = timeout(Duration::from_millis(5), ended(&mut self.child)).await;
                 all = process_tree::alive(&all);
             }
+            shared_memory::remove_of_compute(&self.spec.data);
         }
         self.child = None;
         self.phase(Phase::Stopped);
