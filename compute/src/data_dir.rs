@@ -20,7 +20,7 @@ use std::{
 };
 
 use anyhow::{Context, bail, ensure};
-use ogel_service::DataFolder;
+use ogel_service::{DataFolder, shared_memory};
 
 use crate::postgres::{processes, run_user::RunUser};
 
@@ -157,7 +157,7 @@ impl Life {
                 self.pgdata.display()
             );
         }
-        processes::remove_shared_memory(&self.pgdata);
+        shared_memory::remove_of(&self.pgdata);
         let root = self.root;
         let removed = tokio::task::spawn_blocking(move || (fs::remove_dir_all(&root), root)).await?;
         match removed {

@@ -14,7 +14,6 @@ mod layout;
 mod ports;
 mod process_tree;
 mod protocol;
-mod shared_memory;
 
 use std::{path::PathBuf, process::ExitCode};
 

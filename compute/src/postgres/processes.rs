@@ -55,28 +55,6 @@ pub fn reap_orphans() {
     }
 }
 
-/// Removes the System V shared memory segment that a killed postmaster has left: it is named in `postmaster.pid`, and would
-/// otherwise stay until the machine restarts, one for each life.
-pub fn remove_shared_memory(pgdata: &Path) {
-    let Ok(text) = fs::read_to_string(pgdata.join("postmaster.pid")) else { return };
-    let Some((key, id)) = text.lines().nth(6).and_then(|line| {
-        let mut numbers = line.split_whitespace();
-        Some((numbers.next()?.parse::<i64>().ok()?, numbers.next()?.parse::<i32>().ok()?))
-    }) else {
-        return;
-    };
-    // SAFETY: plain system calls on a zeroed out-parameter of the right type; the id is checked to be the same unattached segment.
-    unsafe {
-        let mut state: libc::shmid_ds = std::mem::zeroed();
-        if libc::shmctl(id, libc::IPC_STAT, &mut state) == 0
-            && i64::from(state.shm_perm.__key as u32) == (key & 0xffff_ffff)
-            && state.shm_nattch == 0
-        {
-            libc::shmctl(id, libc::IPC_RMID, std::ptr::null_mut());
-        }
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;

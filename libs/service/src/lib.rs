@@ -9,6 +9,7 @@
 //! - [`auth`]: tokens: who may do what.
 //! - [`DataFolder`]: one process per data folder.
 //! - [`Background`]: threads that get out of the way.
+//! - [`shared_memory`]: what a killed Postgres leaves in the kernel.
 //! - [`durable_file`]: files that are whole and on disk, or not there.
 //!
 //! Metrics are `prometheus-client`'s: the Prometheus project's own small crate, typed labels, no global state.
@@ -23,6 +24,7 @@ pub mod http;
 pub mod listen;
 pub mod logging;
 pub mod names;
+pub mod shared_memory;
 mod shutdown;
 
 pub use background::Background;

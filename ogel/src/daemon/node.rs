@@ -10,6 +10,7 @@ use std::{
 
 use anyhow::{Context, bail};
 use nix::sys::signal::Signal;
+use ogel_service::shared_memory;
 use serde::Serialize;
 use tokio::{
     process::{Child, Command},
@@ -17,7 +18,7 @@ use tokio::{
     time::{Instant, sleep_until, timeout},
 };
 
-use crate::{process_tree, shared_memory};
+use crate::process_tree;
 
 /// First and longest pause before a process that died is started again.
 const RESTART_PAUSE: (Duration, Duration) = (Duration::from_millis(200), Duration::from_secs(10));
@@ -278,10 +279,16 @@ impl Task {
                 let _ = timeout(Duration::from_millis(5), ended(&mut self.child)).await;
                 all = process_tree::alive(&all);
             }
-            shared_memory::remove_of_compute(&self.spec.data);
+            self.remove_shared_memory();
         }
         self.child = None;
         self.phase(Phase::Stopped);
+    }
+
+    /// Of all lives of a compute's Postgres: what is killed here does not come to it, and its folder may be deleted next.
+    fn remove_shared_memory(&self) {
+        let lives = fs::read_dir(self.spec.data.join("lives")).into_iter().flatten().flatten();
+        lives.for_each(|life| shared_memory::remove_of(&life.path().join("pgdata")));
     }
 
     fn pid(&self) -> Option<i32> {

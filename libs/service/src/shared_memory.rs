@@ -1,7 +1,7 @@
 //! What a killed Postgres leaves in the kernel.
 //!
-//! Its System V segment is named in `postmaster.pid`, and stays until the machine restarts. The next supervisor in the same folder removes
-//! it (`compute`, `postgres/processes.rs`); whoever deletes the folder has to do so before.
+//! Its System V segment is named in `postmaster.pid`, and stays until the machine restarts: one for each killed server, and the kernel
+//! has room for 4096.
 
 use std::{fs, path::Path};
 
@@ -12,14 +12,11 @@ fn segment(pid_file: &str) -> Option<(u32, i32)> {
     Some(((key & 0xffff_ffff) as u32, numbers.next()?.parse().ok()?))
 }
 
-/// Removes the segments of all lives in a compute's folder; nothing of them may run any more.
-pub fn remove_of_compute(folder: &Path) {
-    let Ok(lives) = fs::read_dir(folder.join("lives")) else { return };
-    for life in lives.flatten() {
-        let text = fs::read_to_string(life.path().join("pgdata/postmaster.pid")).unwrap_or_default();
-        if let Some((key, id)) = segment(&text) {
-            remove(key, id);
-        }
+/// Removes the segment of the server whose data folder this is; nothing of it may run any more.
+pub fn remove_of(pgdata: &Path) {
+    let text = fs::read_to_string(pgdata.join("postmaster.pid")).unwrap_or_default();
+    if let Some((key, id)) = segment(&text) {
+        remove(key, id);
     }
 }
 
@@ -43,15 +40,13 @@ mod tests {
     #[test]
     fn the_segment_of_a_killed_postgres_is_removed() {
         let folder = tempfile::tempdir().expect("a folder");
-        let pgdata = folder.path().join("lives/3/pgdata");
-        fs::create_dir_all(&pgdata).expect("a folder");
         let key = 0x4000_0000 | (std::process::id() as i32);
         // SAFETY: plain system call.
         let id = unsafe { libc::shmget(key, 56, libc::IPC_CREAT | libc::IPC_EXCL | 0o600) };
         assert!(id >= 0, "no segment could be made");
-        fs::write(pgdata.join("postmaster.pid"), format!("1\n/d\n0\n5432\n/s\n*\n  {key}  {id}\nready\n"))
+        fs::write(folder.path().join("postmaster.pid"), format!("1\n/d\n0\n5432\n/s\n*\n  {key}  {id}\nready\n"))
             .expect("a file");
-        remove_of_compute(folder.path());
+        remove_of(folder.path());
         // SAFETY: as above; nothing is created.
         assert_eq!(unsafe { libc::shmget(key, 0, 0) }, -1);
     }
