@@ -5,18 +5,22 @@
  *
  * Tablespaces are folders and are refused.  CREATE DATABASE copies through
  * the buffer pool only with the strategy WAL_LOG, which therefore replaces
- * FILE_COPY.  DROP DATABASE also forgets what is cached here.
+ * FILE_COPY.  DROP DATABASE also forgets what is cached here.  CHECKPOINT
+ * is done when the quorum has what it logged: nobody can read WAL before.
  *
  *-------------------------------------------------------------------------
  */
 #include "postgres.h"
 
+#include "access/xlog.h"
 #include "commands/dbcommands.h"
 #include "commands/defrem.h"
 #include "file_cache.h"
 #include "local_pages.h"
+#include "miscadmin.h"
 #include "nodes/parsenodes.h"
 #include "relsize.h"
+#include "replication/syncrep.h"
 #include "tcop/utility.h"
 #include "utility.h"
 
@@ -68,6 +72,7 @@ process_utility(PlannedStmt *pstmt, const char *query_string, bool read_only_tre
 				QueryEnvironment *query_env, DestReceiver *dest, QueryCompletion *qc)
 {
 	Oid			dropped = InvalidOid;
+	bool		checkpoint = IsA(pstmt->utilityStmt, CheckPointStmt);
 
 	switch (nodeTag(pstmt->utilityStmt))
 	{
@@ -100,6 +105,12 @@ process_utility(PlannedStmt *pstmt, const char *query_string, bool read_only_tre
 		relsize_forget_database(dropped);
 		file_cache_drop_database(dropped);
 		local_pages_drop_database(dropped);
+	}
+	if (checkpoint && !RecoveryInProgress())
+	{
+		HOLD_INTERRUPTS();
+		SyncRepWaitForLSN(GetXLogWriteRecPtr(), false);
+		RESUME_INTERRUPTS();
 	}
 }
 

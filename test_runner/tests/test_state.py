@@ -56,6 +56,16 @@ def test_sequences_go_on_after_a_stop(cluster: Cluster):
     assert cluster.sql("SELECT nextval('evicted'), nextval('resident')") == [(evicted + 5, resident + 1)]
 
 
+def test_what_a_checkpoint_logged_can_be_read_at_once(cluster: Cluster):
+    cluster.sql("CREATE EXTENSION pg_walinspect")
+    with cluster.connect() as connection:
+        for _ in range(50):
+            connection.execute("CHECKPOINT")
+            at = connection.execute("SELECT redo_lsn FROM pg_control_checkpoint()").fetchone()[0]
+            found = connection.execute("SELECT record_type FROM pg_get_wal_record_info(%s)", (at,)).fetchone()
+            assert found == ("CHECKPOINT_REDO",)
+
+
 @pytest.mark.parametrize("how", HOWS)
 def test_free_space_is_known_after_a_start(make_cluster: Callable[..., Cluster], how: str):
     """A table half emptied by delete and vacuum takes new rows without growing."""
