@@ -16,7 +16,7 @@ use std::{
     path::{Path, PathBuf},
     sync::{
         Arc, Mutex, MutexGuard, PoisonError,
-        atomic::{AtomicBool, AtomicU64, Ordering},
+        atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering},
     },
 };
 
@@ -82,6 +82,8 @@ pub struct SegmentFolder {
     ahead: AtomicU64,
     /// Segments whose space is only reserved, and up to where they have been written since.
     reserved: Mutex<HashMap<u64, u64>>,
+    /// How many those are, so that an append where there are none takes no lock.
+    reserved_count: AtomicUsize,
     limits: SpaceLimits,
     /// Held while a segment is recycled.
     recycling: Mutex<()>,
@@ -99,6 +101,7 @@ impl SegmentFolder {
             making: Mutex::new(()),
             ahead: AtomicU64::new(0),
             reserved: Mutex::default(),
+            reserved_count: AtomicUsize::new(0),
             limits: SpaceLimits::default(),
             recycling: Mutex::new(()),
             retired: AtomicBool::new(false),
@@ -140,7 +143,7 @@ impl SegmentFolder {
     /// Segments behind `number` are gone.
     fn forget_ahead(&self, number: u64) {
         self.ahead.store(number, Ordering::Relaxed);
-        self.lock_reserved().retain(|reserved, _| *reserved <= number);
+        self.change_reserved(|reserved| reserved.retain(|reserved, _| *reserved <= number));
     }
 
     /// Where segment `number` is.
@@ -177,7 +180,7 @@ impl SegmentFolder {
                 let partial = self.path.join(format!(".{}.partial", self.segment_name(number)));
                 let filled = File::create(&partial).and_then(|file| match filling {
                     Filling::Reserved if self.reserve(&file)? => {
-                        self.lock_reserved().insert(number, 0);
+                        self.change_reserved(|reserved| reserved.insert(number, 0));
                         if self.sync { file.sync_all() } else { Ok(()) }
                     }
                     _ => self.fill(file, prefix),
@@ -239,6 +242,13 @@ impl SegmentFolder {
         self.reserved.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
+    fn change_reserved<T>(&self, change: impl FnOnce(&mut HashMap<u64, u64>) -> T) -> T {
+        let mut reserved = self.lock_reserved();
+        let changed = change(&mut reserved);
+        self.reserved_count.store(reserved.len(), Ordering::SeqCst);
+        changed
+    }
+
     /// Allocates a whole segment; `false` if this file system cannot.
     fn reserve(&self, file: &File) -> io::Result<bool> {
         let length = i64::try_from(self.segment_size_bytes).expect("segments are at most 1 GiB");
@@ -251,16 +261,20 @@ impl SegmentFolder {
 
     /// Before an append at `offset` of a segment: the zeros that must be written ahead of it, as a range of offsets.
     fn zeros_due(&self, number: u64, offset: u64, append_bytes: usize) -> Option<Range<u64>> {
-        let mut reserved = self.lock_reserved();
-        let written = reserved.get_mut(&number)?;
-        let end = offset + append_bytes as u64;
-        if append_bytes >= LARGE_APPEND_BYTES || end <= *written {
-            *written = end.max(*written);
+        if self.reserved_count.load(Ordering::SeqCst) == 0 {
             return None;
         }
-        let zeros = end..(end + ZEROS_AHEAD_BYTES).min(self.segment_size_bytes);
-        *written = zeros.end;
-        Some(zeros)
+        self.change_reserved(|reserved| {
+            let written = reserved.get_mut(&number)?;
+            let end = offset + append_bytes as u64;
+            let due = append_bytes < LARGE_APPEND_BYTES && end > *written;
+            let zeros = end..if due { (end + ZEROS_AHEAD_BYTES).min(self.segment_size_bytes) } else { end };
+            *written = zeros.end.max(*written);
+            if *written == self.segment_size_bytes {
+                reserved.remove(&number);
+            }
+            Some(zeros).filter(|zeros| !zeros.is_empty())
+        })
     }
 
     fn fill(&self, mut file: File, prefix: &[u8]) -> io::Result<()> {
@@ -303,7 +317,7 @@ impl SegmentFolder {
         let mut removed = 0;
         for number in self.numbers()?.into_iter().take_while(|segment| *segment < number) {
             self.recycle(number)?;
-            self.lock_reserved().remove(&number);
+            self.change_reserved(|reserved| reserved.remove(&number));
             removed += 1;
         }
         Ok(removed)
@@ -424,9 +438,11 @@ impl SegmentWriter {
         Ok(())
     }
 
-    /// Closes the files of an idle timeline. Only after a sync.
-    pub fn close(&mut self) {
+    /// Makes everything written durable and closes the files, of a timeline that comes to rest.
+    pub fn close(&mut self) -> Result<(), SegmentError> {
+        self.sync()?;
         self.open.clear();
+        Ok(())
     }
 
     /// Zeroes everything from `cut` on and makes that durable (H2): later segments are removed from the last one down, so that a

@@ -28,8 +28,10 @@ use crate::{
     timeline::TimelineKey,
 };
 
-/// When half a segment is written in this time, WAL comes in a stream.
+/// When a segment is half full after this time, and much of that came in it, WAL comes in a stream.
 const STREAM: Duration = Duration::from_millis(500);
+/// Part of a segment that must have come.
+const STREAM_PART: u64 = 4;
 
 /// One piece of work.
 #[derive(Debug)]
@@ -71,6 +73,22 @@ pub enum Outcome {
     NotArchived { reason: String },
 }
 
+/// The segment that is written to.
+#[derive(Debug)]
+struct Current {
+    number: u64,
+    /// When the first write came, since the start of the process.
+    since: Instant,
+    /// Where that began.
+    first: Lsn,
+}
+
+impl Current {
+    fn is_stream(&self, end: Lsn, segment_size_bytes: u64) -> bool {
+        self.since.elapsed() < STREAM && end.0.saturating_sub(self.first.0) >= segment_size_bytes / STREAM_PART
+    }
+}
+
 /// The files of a timeline. Only the thread whose turn it is has this.
 #[derive(Debug)]
 pub struct Disk {
@@ -82,8 +100,8 @@ pub struct Disk {
     acked_sync_planned: Arc<AtomicBool>,
     /// Everything from here on is zero on disk; unknown after a process start.
     zero_from: Option<Lsn>,
-    /// That is written to, and since when.
-    segment: (u64, Instant),
+    /// That is written to.
+    current: Current,
     /// There is no WAL here, and no side file: this is its end in the object store.
     archived: Option<ArchivedTail>,
     archive: Option<Arc<Archive>>,
@@ -112,7 +130,7 @@ impl Disk {
             acked: recovered.acked,
             acked_sync_planned: Arc::default(),
             zero_from: None,
-            segment: (0, Instant::now()),
+            current: Current { number: 0, since: Instant::now(), first: Lsn(0) },
             archived: recovered.state.archived_tail,
             archive,
             cuts,
@@ -145,7 +163,7 @@ impl Disk {
             }
             DiskWork::Persist { version, state } => self.persist(*version, state),
             DiskWork::Drop { tail } => {
-                self.writer.close();
+                self.writer.close().map_err(io::Error::other)?;
                 self.acked.close();
                 self.folder.remove_all()?;
                 self.archived = Some(*tail);
@@ -153,7 +171,8 @@ impl Disk {
             }
             DiskWork::Rest if self.archived.is_some() => Ok(Outcome::Done(None)),
             DiskWork::Rest => {
-                self.writer.close();
+                // A flush may wait behind this: it must find nothing left to do, not forgotten files.
+                self.writer.close().map_err(io::Error::other)?;
                 if self.folder.syncs() {
                     self.acked.sync()?;
                 }
@@ -173,7 +192,7 @@ impl Disk {
         }
         self.writer.write(at, wal).map_err(io::Error::other)?;
         self.zero_from = self.zero_from.map(|zero_from| zero_from.max(end));
-        self.make_ahead(end);
+        self.make_ahead(at, end);
         self.decoder.feed(wal.clone());
         let decoded = self.decoder.skip_to_boundary();
         let event = AcceptorEvent::WalWritten { token, end, record_end: self.decoder.last_good_end() };
@@ -184,17 +203,17 @@ impl Disk {
     }
 
     /// Once the current segment is half full the next is made in the background.
-    fn make_ahead(&mut self, end: Lsn) {
+    fn make_ahead(&mut self, begin: Lsn, end: Lsn) {
         let size = self.folder.segment_size_bytes();
         let (number, offset) = (end.segment_number(size), end.segment_offset(size));
-        if number != self.segment.0 {
-            self.segment = (number, Instant::now());
+        if number != self.current.number {
+            self.current = Current { number, since: Instant::now(), first: begin.max(end.segment_start(size)) };
         }
         if offset < size / 2 || self.folder.ahead_begun(number + 1) {
             return;
         }
         let folder = self.folder.clone();
-        let filling = if self.segment.1.elapsed() < STREAM { Filling::Reserved } else { Filling::Zeros };
+        let filling = if self.current.is_stream(end, size) { Filling::Reserved } else { Filling::Zeros };
         tokio::task::spawn_blocking(move || match folder.make(number + 1, &[], filling) {
             Ok(()) => {}
             Err(error @ SegmentError::NoSpace { .. }) => {
@@ -304,4 +323,18 @@ pub fn crash_by_bug() -> ! {
 pub fn crash(error: &dyn std::error::Error) -> ! {
     tracing::error!(%error, "the disk failed: ending the process, so that the restart reads what is really on disk; check the disk");
     std::process::abort()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_first_commit_after_a_restart_is_no_stream() {
+        let size = 16 << 20;
+        let half = Lsn(5 * size + size / 2);
+        let current = |first| Current { number: 5, since: Instant::now(), first };
+        assert!(current(Lsn(5 * size)).is_stream(half, size));
+        assert!(!current(Lsn(half.0 - 200)).is_stream(half, size), "it only began in the second half");
+    }
 }
