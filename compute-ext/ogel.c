@@ -17,6 +17,7 @@
 #include "backpressure.h"
 #include "base_backup.h"
 #include "counters.h"
+#include "crc_lanes.h"
 #include "explain.h"
 #include "file_cache.h"
 #include "fmgr.h"
@@ -170,6 +171,7 @@ _PG_init(void)
 	shmem_request_hook = shmem_request;
 	next_shmem_startup_hook = shmem_startup_hook;
 	shmem_startup_hook = shmem_startup;
+	crc_lanes_init();
 	ogel_smgr_install();
 	utility_install();
 	backpressure_install();

@@ -22,10 +22,10 @@
 #include "common/pg_prng.h"
 #include "guc.h"
 #include "interrupts.h"
-#include "libpq-fe.h"
 #include "miscadmin.h"
 #include "page_client.h"
 #include "page_connection.h"
+#include "page_message.h"
 #include "page_protocol.h"
 #include "readahead.h"
 #include "utils/timestamp.h"
@@ -165,7 +165,7 @@ receive(PageAnswer *answer, char **message, WaitKind kind)
 		return false;
 	if (page_answer_decode(*message, size, answer))
 		return true;
-	PQfreemem(*message);
+	page_message_free(*message);
 	page_connection_close("the answer is damaged, or not one of the page service protocol, version 2");
 	return false;
 }
@@ -205,7 +205,7 @@ attempt(const PageRequest *request, PageAnswer *answer, char **message)
 	int			size = page_request_encode(request, buffer);
 	WaitKind	wait = request->tag == PAGE_TAG_GET_PAGES ? WAIT_PAGE_READ : WAIT_SIZE;
 
-	if (!page_connection_open() || !page_connection_send(buffer, size, true, wait))
+	if (!page_connection_open() || !page_connection_send(buffer, size, true))
 		return false;
 	for (;;)
 	{
@@ -219,7 +219,7 @@ attempt(const PageRequest *request, PageAnswer *answer, char **message)
 	page_connection_answered();
 	if (answers(answer, request))
 		return true;
-	PQfreemem(*message);
+	page_message_free(*message);
 	page_connection_close("the answer does not belong to the request");
 	return false;
 }
@@ -238,7 +238,7 @@ page_client_prefetch(const RelFork *key, const BlockNumber *blocks, int nblocks,
 	request.not_modified_since = not_modified_since;
 	request.blocks = blocks;
 	request.nblocks = nblocks;
-	if (!page_connection_send(buffer, page_request_encode(&request, buffer), false, WAIT_PREFETCH))
+	if (!page_connection_send(buffer, page_request_encode(&request, buffer), false))
 		return false;
 	counters_sent(REQUEST_PREFETCH, nblocks);
 	return true;
@@ -273,7 +273,7 @@ handle_error(const PageRequest *request, const PageAnswer *answer, char *message
 	switch (answer->error_code)
 	{
 		case PAGE_ERROR_FENCED:
-			PQfreemem(message);
+			page_message_free(message);
 			stop_fenced(text);
 		case PAGE_ERROR_WAL_MISSING:
 			note_trouble(outage, text);
@@ -283,14 +283,14 @@ handle_error(const PageRequest *request, const PageAnswer *answer, char *message
 			note_trouble(outage, text);
 			return false;
 		default:
-			PQfreemem(message);
+			page_message_free(message);
 			report_refusal(request, answer, text);
 	}
 }
 
 /*
  * Asks until there is an answer.  The caller frees the message with
- * PQfreemem() and must not throw before.
+ * page_message_free() and must not throw before.
  */
 static char *
 ask(PageRequest *request, PageAnswer *answer)
@@ -312,7 +312,7 @@ ask(PageRequest *request, PageAnswer *answer)
 		{
 			if (answer->tag != PAGE_TAG_ERROR || handle_error(request, answer, message, &outage))
 				break;
-			PQfreemem(message);
+			page_message_free(message);
 		}
 		else
 		{
@@ -343,7 +343,7 @@ page_client_get_pages(const RelFork *key, const BlockNumber *blocks, void **buff
 	message = ask(&request, &answer);
 	for (int i = 0; i < nblocks; i++)
 		memcpy(buffers[i], answer.payload + (size_t) i * BLCKSZ, BLCKSZ);
-	PQfreemem(message);
+	page_message_free(message);
 }
 
 /* False when the fork does not exist. */
@@ -355,7 +355,7 @@ page_client_nblocks(const RelFork *key, XLogRecPtr not_modified_since, BlockNumb
 	bool		exists;
 
 	request.not_modified_since = not_modified_since;
-	PQfreemem(ask(&request, &answer));
+	page_message_free(ask(&request, &answer));
 	exists = answer.tag != PAGE_TAG_ERROR;
 	if (exists)
 		*nblocks = answer.nblocks;
@@ -371,6 +371,6 @@ page_client_database_size(Oid spcOid, Oid dbOid, XLogRecPtr not_modified_since)
 	request.fork.spcOid = spcOid;
 	request.fork.dbOid = dbOid;
 	request.not_modified_since = not_modified_since;
-	PQfreemem(ask(&request, &answer));
+	page_message_free(ask(&request, &answer));
 	return answer.size_bytes;
 }

@@ -4,7 +4,9 @@
  *	  This process's connection to the page server.
  *
  * A libpq connection in COPY BOTH mode, opened at the first use and kept
- * until the process ends.  All calls of libpq are nonblocking; the waiting is
+ * until the process ends.  Once it is open, its socket is read and written by
+ * page_stream.c: the connection is asked for without encryption, so that what
+ * is on the socket is the protocol itself.  No call blocks; the waiting is
  * done here, on the latch and the socket, so that a cancel gets through (see
  * interrupts.c) and the process ends with its postmaster.
  *
@@ -23,6 +25,7 @@
 #include "miscadmin.h"
 #include "page_connection.h"
 #include "page_protocol.h"
+#include "page_stream.h"
 #include "page_token.h"
 #include "storage/fd.h"
 #include "storage/ipc.h"
@@ -87,6 +90,7 @@ page_connection_close(const char *reason)
 	streaming = false;
 	answer_pending = false;
 	connection_number++;
+	page_stream_end();
 	if (wait_set)
 		FreeWaitEventSet(wait_set);
 	wait_set = NULL;
@@ -204,13 +208,13 @@ establish(TimestampTz deadline)
 
 /* Sends what libpq has buffered, reading meanwhile so that neither blocks. */
 static bool
-flush_output(TimestampTz deadline, WaitKind kind)
+flush_output(TimestampTz deadline)
 {
 	int			rest;
 
 	while ((rest = PQflush(conn)) > 0)
 	{
-		if (!wait_for_socket(WL_SOCKET_READABLE | WL_SOCKET_WRITEABLE, deadline, kind))
+		if (!wait_for_socket(WL_SOCKET_READABLE | WL_SOCKET_WRITEABLE, deadline, WAIT_CONNECT))
 		{
 			page_connection_close("timeout while sending");
 			return false;
@@ -219,6 +223,35 @@ flush_output(TimestampTz deadline, WaitKind kind)
 			return fail();
 	}
 	return rest == 0 ? true : fail();
+}
+
+/*
+ * The server says nothing before it is asked, so libpq has read nothing beyond
+ * the start of the stream.  If it has, it may have read a part of what comes.
+ */
+static bool
+take_over_socket(void)
+{
+	char	   *early = NULL;
+	int			size = PQgetCopyData(conn, &early, 1);
+
+	PQfreemem(early);
+	if (size == 0)
+	{
+		page_stream_begin(PQsocket(conn));
+		return true;
+	}
+	if (size > 0)
+		page_connection_close("an answer came before a request");
+	else
+	{
+		PGresult   *result = PQgetResult(conn);
+
+		set_failure(result ? PQresultErrorMessage(result) : PQerrorMessage(conn));
+		PQclear(result);
+		page_connection_close(NULL);
+	}
+	return false;
 }
 
 static bool
@@ -232,7 +265,7 @@ start_stream(TimestampTz deadline)
 			 PAGE_PROTOCOL_VERSION, ogel_tenant, ogel_timeline, ogel_term);
 	if (!PQsendQuery(conn, command))
 		return fail();
-	if (!flush_output(deadline, WAIT_CONNECT))
+	if (!flush_output(deadline))
 		return false;
 	while (PQisBusy(conn))
 	{
@@ -251,7 +284,7 @@ start_stream(TimestampTz deadline)
 	PQclear(result);
 	if (!accepted)
 		page_connection_close(NULL);
-	return accepted;
+	return accepted && take_over_socket();
 }
 
 bool
@@ -304,51 +337,51 @@ page_connection_open(void)
 	return true;
 }
 
-/* Sends one request. */
+/* Sends one request, or puts it behind others that wait for the socket. */
 bool
-page_connection_send(const char *message, int size, bool answer_awaited, WaitKind kind)
+page_connection_send(const char *message, int size, bool answer_awaited)
 {
 	answer_pending = answer_awaited;
-	if (PQputCopyData(conn, message, size) <= 0)
-		return fail();
-	return flush_output(deadline_in(ogel_request_timeout), kind);
+	if (page_stream_send(message, size) != STREAM_ENDED)
+		return true;
+	page_connection_close(page_stream_failure());
+	return false;
 }
 
-/* Receives one answer; the caller frees it with PQfreemem(). */
+/* Sends what waits for the socket and receives what has come. */
+static StreamResult
+exchange(char **message, int *size)
+{
+	if (page_stream_output_waits() && page_stream_flush() == STREAM_ENDED)
+		return STREAM_ENDED;
+	return page_stream_receive(message, size);
+}
+
 bool
 page_connection_receive(char **message, int *size, WaitKind kind)
 {
 	TimestampTz deadline = 0;
 	instr_time	begin;
+	StreamResult result;
 
-	while ((*size = PQgetCopyData(conn, message, 1)) == 0)
+	while ((result = exchange(message, size)) == STREAM_WAIT)
 	{
 		if (deadline == 0)
 		{
 			deadline = deadline_in(ogel_request_timeout);
 			INSTR_TIME_SET_CURRENT(begin);
 		}
-		if (!wait_for_socket(WL_SOCKET_READABLE, deadline, kind))
+		if (!wait_for_socket(WL_SOCKET_READABLE |
+							 (page_stream_output_waits() ? WL_SOCKET_WRITEABLE : 0), deadline, kind))
 		{
 			page_connection_close("no answer within ogel.request_timeout");
 			return false;
 		}
-		if (!PQconsumeInput(conn))
-			return fail();
 	}
 	if (deadline != 0)
 		counters_wait(kind, microseconds_since(begin));
-	if (*size > 0)
+	if (result == STREAM_DONE)
 		return true;
-	if (*size == -1)
-	{
-		/* the server ended the stream and may say why */
-		PGresult   *result = PQgetResult(conn);
-
-		set_failure(result ? PQresultErrorMessage(result) : "");
-		PQclear(result);
-		page_connection_close(NULL);
-		return false;
-	}
-	return fail();
+	page_connection_close(page_stream_failure());
+	return false;
 }

@@ -15,8 +15,9 @@
  * then says why.  None throws, except for interrupts.
  */
 extern bool page_connection_open(void);
-extern bool page_connection_send(const char *message, int size, bool answer_awaited,
-								 WaitKind kind);
+extern bool page_connection_send(const char *message, int size, bool answer_awaited);
+
+/* the caller frees the message with page_message_free() */
 extern bool page_connection_receive(char **message, int *size, WaitKind kind);
 
 extern void page_connection_close(const char *reason);

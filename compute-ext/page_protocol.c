@@ -21,9 +21,9 @@
  */
 #include "postgres.h"
 
+#include "crc_lanes.h"
 #include "page_protocol.h"
 #include "port/pg_bswap.h"
-#include "port/pg_crc32c.h"
 
 static char *
 put_u32(char *at, uint32 value)
@@ -47,7 +47,7 @@ checksum_of(const char *data, size_t size)
 	pg_crc32c	checksum;
 
 	INIT_CRC32C(checksum);
-	COMP_CRC32C(checksum, data, size);
+	checksum = crc_lanes(checksum, data, size);
 	FIN_CRC32C(checksum);
 	return checksum;
 }

@@ -52,6 +52,10 @@ typedef struct PageRequest
 
 #define PAGE_REQUEST_MAX_SIZE	(25 + 13 + 2 + 4 * MAX_PAGES_PER_REQUEST + 4)
 
+/* An answer of pages is the largest */
+#define PAGE_ANSWER_HEAD_SIZE	(17 + 2)
+#define PAGE_ANSWER_MAX_SIZE	(PAGE_ANSWER_HEAD_SIZE + MAX_PAGES_PER_REQUEST * BLCKSZ + 4)
+
 typedef struct PageAnswer
 {
 	uint8		tag;

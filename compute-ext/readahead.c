@@ -29,10 +29,10 @@
 #include "counters.h"
 #include "file_cache.h"
 #include "guc.h"
-#include "libpq-fe.h"
 #include "lwlsn.h"
 #include "page_client.h"
 #include "page_connection.h"
+#include "page_message.h"
 #include "readahead.h"
 #include "storage/bufmgr.h"
 #include "storage/ipc.h"
@@ -108,7 +108,7 @@ release(Slot *slot)
 	if (slot->state != SLOT_FREE)
 		nused--;
 	if (slot->state == SLOT_READY && --slot->answer->users == 0)
-		PQfreemem(slot->answer->message);
+		page_message_free(slot->answer->message);
 	slot->state = SLOT_FREE;
 }
 
@@ -282,7 +282,7 @@ readahead_answer(const PageAnswer *answer, char *message)
 		slot->state = SLOT_READY;
 	}
 	if (kept == NULL)
-		PQfreemem(message);
+		page_message_free(message);
 	return asked;
 }
 

@@ -13,6 +13,15 @@ from cluster import Cluster, wait_until
 Corrupt = Callable[[bytes], bytes]
 
 
+class Cut(bytes):
+    """What is still sent of a frame before the connection ends."""
+
+
+def error_response(code: str, text: str) -> bytes:
+    body = b"SFATAL\0VFATAL\0C" + code.encode() + b"\0M" + text.encode() + b"\0\0"
+    return b"E" + struct.pack("!I", len(body) + 4) + body
+
+
 class PageProxy:
     """Use as a context manager; `divert` sends a running compute through it.
 
@@ -20,6 +29,7 @@ class PageProxy:
     silent: "all": bytes are taken in and nothing goes out; "stream": so for requests and answers, while connections are made.
     corrupt: changes an answer's frame (tag, length, payload) of the page stream on its way to the compute.
     refusal: (SQLSTATE, text) with which connections are refused, as a server would.
+    piece: largest number of bytes that is sent at a time, 0 = whole frames.
     """
 
     def __init__(self, cluster: Cluster):
@@ -29,6 +39,7 @@ class PageProxy:
         self.silent = ""
         self.corrupt: Corrupt | None = None
         self.refusal: tuple[str, str] | None = None
+        self.piece = 0
         self.connections = self.requests = self.pages = self.corrupted = 0
         self._writers: set[asyncio.StreamWriter] = set()
         self._loop = asyncio.new_event_loop()
@@ -92,8 +103,7 @@ class PageProxy:
         code, text = self.refusal
         (size,) = struct.unpack("!I", await reader.readexactly(4))
         await reader.readexactly(size - 4)
-        body = b"SFATAL\0VFATAL\0C" + code.encode() + b"\0M" + text.encode() + b"\0\0"
-        writer.write(b"E" + struct.pack("!I", len(body) + 4) + body)
+        writer.write(error_response(code, text))
         await writer.drain()
 
     async def _pump(self, source: asyncio.StreamReader, sink: asyncio.StreamWriter, answers: bool) -> None:
@@ -132,5 +142,11 @@ class PageProxy:
                 await asyncio.sleep(wait)
             while self.silent == "all" or self.silent == "stream" and frame[:1] == b"d":
                 await asyncio.sleep(0.01)
-            sink.write(frame)
-            await sink.drain()
+            for begin in range(0, len(frame), self.piece or len(frame)):
+                sink.write(frame[begin:begin + (self.piece or len(frame))])
+                await sink.drain()
+                if self.piece:
+                    await asyncio.sleep(0)
+            if isinstance(frame, Cut):
+                sink.close()
+                return

@@ -10,7 +10,7 @@ import psycopg
 import pytest
 
 from cluster import Cluster, pgbench, pgbench_invariants, wait_until
-from page_proxy import PageProxy
+from page_proxy import Cut, PageProxy, error_response
 
 ROWS = 20000
 SUM = "SELECT count(*), sum(i) FROM t"
@@ -96,7 +96,38 @@ def flipped_bit(frame: bytes) -> bytes:
     return frame[:at] + bytes([frame[at] ^ 4]) + frame[at + 1:]
 
 
-GARBAGE = [flipped_bit, noise, wrong_tag, wrong_id, shorter, longer, fewer_pages]
+def of_length(length: int) -> Callable[[bytes], bytes]:
+    """A frame that says so, whatever it holds."""
+    return lambda frame: frame[:1] + length.to_bytes(4, "big") + frame[5:]
+
+
+def cut_in_the_head(frame: bytes) -> bytes:
+    return Cut(frame[:3])
+
+
+def cut_in_the_middle(frame: bytes) -> bytes:
+    return Cut(frame[:len(frame) // 2])
+
+
+def ended(frame: bytes) -> bytes:
+    return b"c" + (4).to_bytes(4, "big")
+
+
+def shut_down(frame: bytes) -> bytes:
+    return error_response("57P01", "the server is shutting down")
+
+
+def half_an_error(frame: bytes) -> bytes:
+    return b"E" + (9).to_bytes(4, "big") + b"SFATA"
+
+
+def with_notice(frame: bytes) -> bytes:
+    """Not garbage: a notice may come at any time, here before an answer that is not whole."""
+    return b"N" + error_response("01000", "the server will move soon")[1:] + flipped_bit(frame)
+
+
+GARBAGE = [flipped_bit, noise, wrong_tag, wrong_id, shorter, longer, fewer_pages, of_length(0x7FFFFFFF), of_length(0xFFFFFFFF), of_length(3), of_length(0),
+           of_length(2_000_000), cut_in_the_head, cut_in_the_middle, ended, shut_down, half_an_error, with_notice]
 
 
 def test_garbage_is_not_believed(table: Cluster, proxy: PageProxy):
@@ -122,6 +153,33 @@ def test_garbage_is_not_believed(table: Cluster, proxy: PageProxy):
             connection.execute("SET statement_timeout = 0")
             assert connection.execute(SUM).fetchall() == RIGHT
     proxy.corrupt = None
+
+
+def test_answers_come_in_pieces(table: Cluster, proxy: PageProxy):
+    """Heads and pages torn apart at every place; statements canceled amid an answer leave the others whole."""
+    for piece in (1, 4, 5, 6, 7, 1000, 8191):
+        proxy.piece = piece
+        with table.connect() as connection:
+            if piece < 1000:
+                connection.execute("SET statement_timeout = '200ms'")
+                assert sqlstate(lambda: connection.execute(SUM)) == "57014"
+                proxy.piece = 1000
+                connection.execute("SET statement_timeout = 0")
+            connection_count = proxy.connections
+            assert connection.execute(SUM).fetchall() == RIGHT
+            assert proxy.connections <= connection_count + 1
+        assert table.sql(SUM) == RIGHT
+
+
+def test_a_refusal_amid_the_stream_is_an_error(table: Cluster, proxy: PageProxy):
+    """The pageserver ends the stream and says why, as it does when the compute's right to ask ends."""
+    with table.connect() as connection:
+        proxy.corrupt = lambda frame: error_response("28000", "the token is not valid any more")
+        with pytest.raises(psycopg.errors.InvalidAuthorizationSpecification) as raised:
+            connection.execute(SUM)
+        assert "the token is not valid any more" in str(raised.value)
+        proxy.corrupt = None
+        assert connection.execute(SUM).fetchall() == RIGHT
 
 
 def test_connections_are_cut_under_load(cluster: Cluster):
