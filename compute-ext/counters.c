@@ -157,10 +157,10 @@ counters_wait(WaitKind kind, uint64 us)
 }
 
 void
-counters_file_cache_hit(void)
+counters_file_cache_hits(int npages)
 {
-	own_place()->counts.file_cache_hits++;
-	tell_leader(offsetof(Effort, file_cache_hits), 1);
+	own_place()->counts.file_cache_hits += npages;
+	tell_leader(offsetof(Effort, file_cache_hits), npages);
 }
 
 PrefetchCounts *
@@ -175,6 +175,15 @@ counters_prefetch_used(void)
 	own_place()->counts.prefetch.used++;
 	tell_leader(offsetof(Effort, pages), 1);
 	tell_leader(offsetof(Effort, prefetched), 1);
+}
+
+void
+counters_prefetch_stale(void)
+{
+	own_place()->counts.prefetch.used--;
+	own_place()->counts.prefetch.stale++;
+	tell_leader(offsetof(Effort, pages), (uint64) -1);
+	tell_leader(offsetof(Effort, prefetched), (uint64) -1);
 }
 
 Effort

@@ -95,11 +95,14 @@ extern void counters_sent(RequestKind kind, int npages);
 extern void counters_answered(RequestKind kind, int npages, uint64 us);
 extern void counters_retry(RequestKind kind);
 extern void counters_wait(WaitKind kind, uint64 us);
-extern void counters_file_cache_hit(void);
+extern void counters_file_cache_hits(int npages);
 
 /* changes the process's own counts; add with care for the equation above */
 extern PrefetchCounts *counters_prefetch(void);
 extern void counters_prefetch_used(void);
+
+/* it counted as used, but was too old */
+extern void counters_prefetch_stale(void);
 
 extern Effort counters_effort(void);
 extern void counters_sum(Counts *counts, Longest *longest);

@@ -37,27 +37,32 @@
  * makes it unreadable meanwhile.  A checksum over key and page guards against
  * a disk that returns something else; a page that fails is fetched anew.
  *
+ * Blocks that came one after the other mostly have the same way of
+ * consecutive sets, so that they lie one behind the other in the file: such
+ * runs are read and written in one call.  The rules above hold for each page
+ * by itself: each is looked up, pinned or reserved under its own set's lock,
+ * one lock at a time, and nothing throws until all are given back.  (A lock
+ * that was free to be had for the first page cannot be one too many for the
+ * next.)
+ *
  *-------------------------------------------------------------------------
  */
 #include "postgres.h"
 
 #include <fcntl.h>
 #include <unistd.h>
-#if defined(__x86_64__)
-#include <nmmintrin.h>
-#define HAVE_CRC_INSTRUCTION
-#endif
 
 #include "access/xlog.h"
 #include "common/hashfn.h"
 #include "counters.h"
+#include "crc_lanes.h"
 #include "file_cache.h"
 #include "guc.h"
 #include "lwlsn.h"
 #include "miscadmin.h"
 #include "port/atomics.h"
 #include "port/pg_bitutils.h"
-#include "port/pg_crc32c.h"
+#include "port/pg_iovec.h"
 #include "relsize.h"
 #include "storage/fd.h"
 #include "storage/lwlock.h"
@@ -110,6 +115,16 @@ typedef struct CacheTable
 	pg_atomic_uint64 io_errors;
 	CacheSet	sets[FLEXIBLE_ARRAY_MEMBER];
 } CacheTable;
+
+/* An entry that this process reads (pinned) or writes (reserved) */
+typedef struct Held
+{
+	CacheEntry *entry;
+	LWLock	   *lock;			/* of its set */
+	off_t		offset;			/* in the file */
+	pg_crc32c	checksum;
+	int			position;		/* of its page among the caller's buffers */
+} Held;
 
 static CacheTable *table = NULL;
 static int	file = -1;			/* this process's descriptor */
@@ -186,22 +201,64 @@ file_cache_shmem_init(void)
  * same number of them.  Scattered by a hash, a tenth of a table that fits just
  * so would find its set full, and in such sets a scan finds nothing again.
  */
-static CacheSet *
-set_of(const RelFork *key, BlockNumber blocknum, LWLock **lock)
+static uint32
+number_of(const RelFork *key, BlockNumber blocknum)
 {
 	uint32		start = hash_bytes((const unsigned char *) key, sizeof(RelFork));
-	uint32		number = ((uint64) start + blocknum) % table->nsets;
 
+	return ((uint64) start + blocknum) % table->nsets;
+}
+
+static CacheSet *
+set_at(uint32 number, LWLock **lock)
+{
 	*lock = &table->locks[number % NPARTITIONS].lock;
 	return &table->sets[number];
 }
 
-static off_t
-offset_of(const CacheSet *set, const CacheEntry *entry)
+static CacheSet *
+set_of(const RelFork *key, BlockNumber blocknum, LWLock **lock)
+{
+	return set_at(number_of(key, blocknum), lock);
+}
+
+static void
+hold(Held *held, const CacheSet *set, CacheEntry *entry, LWLock *lock, int position)
 {
 	off_t		way = entry - set->entries;
 
-	return (way * table->nsets + (set - table->sets)) * (off_t) BLCKSZ;
+	held->entry = entry;
+	held->lock = lock;
+	held->offset = (way * table->nsets + (set - table->sets)) * (off_t) BLCKSZ;
+	held->checksum = entry->checksum;
+	held->position = position;
+}
+
+/* How many of them, from the first on, lie one behind the other in the file? */
+static int
+run_length(const Held *held, int nheld)
+{
+	int			length = 1;
+
+	while (length < nheld && held[length].offset == held[0].offset + length * (off_t) BLCKSZ)
+		length++;
+	return length;
+}
+
+static void
+fill_iovec(struct iovec *iov, const Held *held, int nheld, void *const *buffers)
+{
+	for (int i = 0; i < nheld; i++)
+	{
+		iov[i].iov_base = buffers[held[i].position];
+		iov[i].iov_len = BLCKSZ;
+	}
+}
+
+static uint32
+next_number(uint32 number)
+{
+	return number + 1 == table->nsets ? 0 : number + 1;
 }
 
 static void
@@ -346,77 +403,15 @@ usable(void)
 	return pg_atomic_read_u32(&table->nways) > 0;
 }
 
-/*
- * The checksums of the page's quarters, which a processor that has an
- * instruction for them makes side by side: one after the other, each step
- * waits for the one before.
- */
-#define NLANES	4
-#define LANE_SIZE	(BLCKSZ / NLANES)
-
-#ifdef HAVE_CRC_INSTRUCTION
-static uint64
-word_at(const char *at)
-{
-	uint64		word;
-
-	memcpy(&word, at, sizeof(word));
-	return word;
-}
-
-__attribute__((target("sse4.2")))
-static void
-checksum_lanes_together(const char *page, pg_crc32c *lanes)
-{
-	/* not an array: that would be kept in memory */
-	uint64		sum0 = lanes[0];
-	uint64		sum1 = lanes[1];
-	uint64		sum2 = lanes[2];
-	uint64		sum3 = lanes[3];
-
-	StaticAssertStmt(NLANES == 4, "one sum for each lane");
-	for (const char *at = page; at < page + LANE_SIZE; at += sizeof(uint64))
-	{
-		sum0 = _mm_crc32_u64(sum0, word_at(at));
-		sum1 = _mm_crc32_u64(sum1, word_at(at + LANE_SIZE));
-		sum2 = _mm_crc32_u64(sum2, word_at(at + 2 * LANE_SIZE));
-		sum3 = _mm_crc32_u64(sum3, word_at(at + 3 * LANE_SIZE));
-	}
-	lanes[0] = (pg_crc32c) sum0;
-	lanes[1] = (pg_crc32c) sum1;
-	lanes[2] = (pg_crc32c) sum2;
-	lanes[3] = (pg_crc32c) sum3;
-}
-#endif
-
-static void
-checksum_lanes(const char *page, pg_crc32c *lanes)
-{
-	for (int lane = 0; lane < NLANES; lane++)
-		INIT_CRC32C(lanes[lane]);
-#ifdef HAVE_CRC_INSTRUCTION
-	if (__builtin_cpu_supports("sse4.2"))
-	{
-		checksum_lanes_together(page, lanes);
-		return;
-	}
-#endif
-	for (int lane = 0; lane < NLANES; lane++)
-		COMP_CRC32C(lanes[lane], page + lane * LANE_SIZE, LANE_SIZE);
-}
-
-/* The file is of this server's life only, so that the way to check it is free. */
 static pg_crc32c
 checksum_of(const RelFork *key, BlockNumber blocknum, const void *page)
 {
-	pg_crc32c	lanes[NLANES];
 	pg_crc32c	checksum;
 
-	checksum_lanes(page, lanes);
 	INIT_CRC32C(checksum);
 	COMP_CRC32C(checksum, key, sizeof(RelFork));
 	COMP_CRC32C(checksum, &blocknum, sizeof(blocknum));
-	COMP_CRC32C(checksum, lanes, sizeof(lanes));
+	checksum = crc_lanes(checksum, page, BLCKSZ);
 	FIN_CRC32C(checksum);
 	return checksum;
 }
@@ -450,54 +445,95 @@ drop_damaged(CacheEntry *entry, LWLock *lock, const RelFork *key, BlockNumber bl
 	LWLockRelease(lock);
 }
 
-/* Reads the page if it is here. */
-bool
-file_cache_read(const RelFork *key, BlockNumber blocknum, void *page)
+/* Finds the page and pins its place.  False when it is not here. */
+static bool
+pin(Held *held, uint32 set_number, const RelFork *key, BlockNumber blocknum, int position)
 {
 	LWLock	   *lock;
-	CacheSet   *set;
+	CacheSet   *set = set_at(set_number, &lock);
 	CacheEntry *entry;
-	pg_crc32c	checksum;
-	ssize_t		nread = -1;
-	bool		good;
+	bool		found;
 
-	if (!usable())
-		return false;
-	set = set_of(key, blocknum, &lock);
 	LWLockAcquire(lock, LW_SHARED);
 	entry = find(set, key, blocknum);
-	if (entry == NULL || entry->state != ENTRY_VALID)
+	found = entry != NULL && entry->state == ENTRY_VALID;
+	if (found)
 	{
-		LWLockRelease(lock);
-		pg_atomic_fetch_add_u64(&table->misses, 1);
-		return false;
+		pg_atomic_fetch_add_u32(&entry->pins, 1);
+		hold(held, set, entry, lock, position);
+		/* a lost increment among readers does no harm */
+		if (entry->usage < LARGEST_USAGE)
+			entry->usage++;
 	}
-	pg_atomic_fetch_add_u32(&entry->pins, 1);
-	checksum = entry->checksum;
-	/* a lost increment among readers does no harm */
-	if (entry->usage < LARGEST_USAGE)
-		entry->usage++;
 	LWLockRelease(lock);
+	return found;
+}
 
-	/* nothing in here throws: the pin is always given back */
+/* Reads the pages of pinned entries that form a run, and unpins them. */
+static uint64
+read_run(const RelFork *key, BlockNumber first, void *const *buffers, const Held *held, int nheld)
+{
+	struct iovec iov[FILE_CACHE_MAX_BLOCKS];
+	ssize_t		nread = -1;
+	uint64		found = 0;
+
+	fill_iovec(iov, held, nheld, buffers);
 	if (file_is_open())
 	{
 		pgstat_report_wait_start(wait_read);
-		nread = pg_pread(file, page, BLCKSZ, offset_of(set, entry));
+		nread = pg_preadv(file, iov, nheld, held->offset);
 		pgstat_report_wait_end();
 	}
-	good = nread == BLCKSZ && EQ_CRC32C(checksum, checksum_of(key, blocknum, page));
-	pg_atomic_fetch_sub_u32(&entry->pins, 1);
-	if (good)
+	for (int i = 0; i < nheld; i++, nread -= BLCKSZ)
 	{
-		pg_atomic_fetch_add_u64(&table->hits, 1);
-		counters_file_cache_hit();
-		return true;
+		int			position = held[i].position;
+		bool		good = nread >= BLCKSZ &&
+			EQ_CRC32C(held[i].checksum, checksum_of(key, first + position, buffers[position]));
+
+		pg_atomic_fetch_sub_u32(&held[i].entry->pins, 1);
+		if (good)
+			found |= UINT64CONST(1) << position;
+		else
+		{
+			pg_atomic_fetch_add_u64(nread >= BLCKSZ ? &table->bad_checksums : &table->io_errors, 1);
+			drop_damaged(held[i].entry, held[i].lock, key, first + position);
+		}
 	}
-	pg_atomic_fetch_add_u64(&table->misses, 1);
-	pg_atomic_fetch_add_u64(nread == BLCKSZ ? &table->bad_checksums : &table->io_errors, 1);
-	drop_damaged(entry, lock, key, blocknum);
-	return false;
+	return found;
+}
+
+/*
+ * Reads what is here of the blocks from the first on whose bits are set in
+ * wanted, and says which were.
+ */
+uint64
+file_cache_readv(const RelFork *key, BlockNumber first, void *const *buffers, uint64 wanted)
+{
+	Held		held[FILE_CACHE_MAX_BLOCKS];
+	int			nheld = 0;
+	int			length;
+	uint32		number;
+	uint64		found = 0;
+
+	if (wanted == 0 || !usable())
+		return 0;
+	number = number_of(key, first);
+	for (int i = 0; i < FILE_CACHE_MAX_BLOCKS && wanted >> i != 0; i++, number = next_number(number))
+		if ((wanted >> i & 1) != 0 && pin(&held[nheld], number, key, first + i, i))
+			nheld++;
+	for (int i = 0; i < nheld; i += length)
+	{
+		length = run_length(held + i, nheld - i);
+		found |= read_run(key, first, buffers, held + i, length);
+	}
+	if (found != wanted)
+		pg_atomic_fetch_add_u64(&table->misses, pg_popcount64(wanted & ~found));
+	if (found != 0)
+	{
+		pg_atomic_fetch_add_u64(&table->hits, pg_popcount64(found));
+		counters_file_cache_hits(pg_popcount64(found));
+	}
+	return found;
 }
 
 /*
@@ -534,30 +570,43 @@ reserve(CacheSet *set, const RelFork *key, BlockNumber blocknum, bool passing)
 	return entry;
 }
 
-/* Writes the page into its reserved place and makes it readable. */
+/* Makes a reserved place readable once its page is written, or gives it up. */
 static void
-fill(CacheSet *set, CacheEntry *entry, LWLock *lock, const void *page)
+publish(const Held *held, bool written)
 {
-	pg_crc32c	checksum = checksum_of(&entry->key, entry->blocknum, page);
-	ssize_t		nwritten = -1;
+	CacheEntry *entry = held->entry;
 
-	if (file_is_open())
+	pg_atomic_fetch_add_u64(written ? &table->writes : &table->io_errors, 1);
+	LWLockAcquire(held->lock, LW_EXCLUSIVE);
+	if (written && entry->state == ENTRY_WRITING)
 	{
-		pgstat_report_wait_start(wait_write);
-		nwritten = pg_pwrite(file, page, BLCKSZ, offset_of(set, entry));
-		pgstat_report_wait_end();
-	}
-	pg_atomic_fetch_add_u64(nwritten == BLCKSZ ? &table->writes : &table->io_errors, 1);
-
-	LWLockAcquire(lock, LW_EXCLUSIVE);
-	if (nwritten == BLCKSZ && entry->state == ENTRY_WRITING)
-	{
-		entry->checksum = checksum;
+		entry->checksum = held->checksum;
 		entry->state = ENTRY_VALID;
 	}
 	else
 		set_free(entry);
-	LWLockRelease(lock);
+	LWLockRelease(held->lock);
+}
+
+/* Writes pages into reserved places that form a run. */
+static void
+write_run(void *const *buffers, Held *held, int nheld)
+{
+	struct iovec iov[FILE_CACHE_MAX_BLOCKS];
+	ssize_t		nwritten = -1;
+
+	for (int i = 0; i < nheld; i++)
+		held[i].checksum = checksum_of(&held[i].entry->key, held[i].entry->blocknum,
+									   buffers[held[i].position]);
+	fill_iovec(iov, held, nheld, buffers);
+	if (file_is_open())
+	{
+		pgstat_report_wait_start(wait_write);
+		nwritten = pg_pwritev(file, iov, nheld, held->offset);
+		pgstat_report_wait_end();
+	}
+	for (int i = 0; i < nheld; i++, nwritten -= BLCKSZ)
+		publish(&held[i], nwritten >= BLCKSZ);
 }
 
 void
@@ -566,6 +615,8 @@ file_cache_write(const RelFork *key, BlockNumber blocknum, const void *page)
 	LWLock	   *lock;
 	CacheSet   *set;
 	CacheEntry *entry;
+	Held		held;
+	void	   *buffer = unconstify(void *, page);
 
 	if (!usable())
 		return;
@@ -573,8 +624,10 @@ file_cache_write(const RelFork *key, BlockNumber blocknum, const void *page)
 	LWLockAcquire(lock, LW_EXCLUSIVE);
 	entry = reserve(set, key, blocknum, false);
 	LWLockRelease(lock);
-	if (entry != NULL)
-		fill(set, entry, lock, page);
+	if (entry == NULL)
+		return;
+	hold(&held, set, entry, lock, 0);
+	write_run(&buffer, &held, 1);
 }
 
 uint64
@@ -583,17 +636,15 @@ file_cache_capacity(void)
 	return table == NULL ? 0 : (uint64) pg_atomic_read_u32(&table->nways) * table->nsets;
 }
 
-void
-file_cache_write_answer(const RelFork *key, BlockNumber blocknum, const void *page,
-						XLogRecPtr not_modified_since, bool passing)
+/* Reserves a place for an answer, if it is to be kept (rule 2). */
+static bool
+reserve_for_answer(Held *held, uint32 set_number, const RelFork *key, BlockNumber blocknum,
+				   XLogRecPtr not_modified_since, bool passing, int position)
 {
 	LWLock	   *lock;
-	CacheSet   *set;
+	CacheSet   *set = set_at(set_number, &lock);
 	CacheEntry *entry;
 
-	if (!usable() || (passing && pg_atomic_read_u64(&table->used) >= file_cache_capacity()))
-		return;
-	set = set_of(key, blocknum, &lock);
 	LWLockAcquire(lock, LW_EXCLUSIVE);
 	/* a version kept by a writer is at least as new */
 	entry = find(set, key, blocknum);
@@ -603,7 +654,32 @@ file_cache_write_answer(const RelFork *key, BlockNumber blocknum, const void *pa
 		entry = NULL;
 	LWLockRelease(lock);
 	if (entry != NULL)
-		fill(set, entry, lock, page);
+		hold(held, set, entry, lock, position);
+	return entry != NULL;
+}
+
+void
+file_cache_write_answers(const RelFork *key, BlockNumber first, void *const *buffers,
+						 uint64 answered, const XLogRecPtr *not_modified_since, bool passing)
+{
+	Held		held[FILE_CACHE_MAX_BLOCKS];
+	int			nheld = 0;
+	int			length;
+	uint32		number;
+
+	if (answered == 0 || !usable() ||
+		(passing && pg_atomic_read_u64(&table->used) >= file_cache_capacity()))
+		return;
+	number = number_of(key, first);
+	for (int i = 0; i < FILE_CACHE_MAX_BLOCKS && answered >> i != 0; i++, number = next_number(number))
+		if ((answered >> i & 1) != 0 &&
+			reserve_for_answer(&held[nheld], number, key, first + i, not_modified_since[i], passing, i))
+			nheld++;
+	for (int i = 0; i < nheld; i += length)
+	{
+		length = run_length(held + i, nheld - i);
+		write_run(buffers, held + i, length);
+	}
 }
 
 /* Drops every entry that the filter wants dropped. */

@@ -14,18 +14,24 @@
 extern void file_cache_shmem_request(void);
 extern void file_cache_shmem_init(void);
 
-extern bool file_cache_read(const RelFork *key, BlockNumber blocknum, void *page);
+/* Blocks of one call: each has a bit */
+#define FILE_CACHE_MAX_BLOCKS	64
+
+extern uint64 file_cache_readv(const RelFork *key, BlockNumber first, void *const *buffers,
+							   uint64 wanted);
 extern bool file_cache_contains(const RelFork *key, BlockNumber blocknum);
 
 /* a version that leaves the buffer pool: the newest there is */
 extern void file_cache_write(const RelFork *key, BlockNumber blocknum, const void *page);
 
 /*
- * What the page server answered when it was asked for not_modified_since.
- * Passing: it takes nobody's place.
+ * What the page server answered when it was asked for not_modified_since, one
+ * for each block, as buffers are; those whose bits are set in answered.
+ * Passing: they take nobody's place.
  */
-extern void file_cache_write_answer(const RelFork *key, BlockNumber blocknum, const void *page,
-									XLogRecPtr not_modified_since, bool passing);
+extern void file_cache_write_answers(const RelFork *key, BlockNumber first, void *const *buffers,
+									 uint64 answered, const XLogRecPtr *not_modified_since,
+									 bool passing);
 
 /* Blocks that fit */
 extern uint64 file_cache_capacity(void);

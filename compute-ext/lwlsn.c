@@ -248,6 +248,16 @@ lwlsn_of_page(const RelFork *key, BlockNumber blocknum)
 }
 
 XLogRecPtr
+lwlsn_of_pages(const RelFork *key, BlockNumber first, BlockNumber last)
+{
+	XLogRecPtr	lsn = lookup(key, RANGE_ALL_PAGES);
+
+	for (uint32 range = first / PAGES_PER_RANGE; range <= last / PAGES_PER_RANGE; range++)
+		lsn = Max(lsn, lookup(key, range));
+	return lsn;
+}
+
+XLogRecPtr
 lwlsn_for_size(const RelFork *key)
 {
 	return flushed(lookup(key, RANGE_SIZE));

@@ -25,6 +25,9 @@ extern void lwlsn_set_all_pages(const RelFork *key, XLogRecPtr lsn);
 /* the same for one page, without the flush: is an answer at hand new enough? */
 extern XLogRecPtr lwlsn_of_page(const RelFork *key, BlockNumber blocknum);
 
+/* the highest of blocks first to last */
+extern XLogRecPtr lwlsn_of_pages(const RelFork *key, BlockNumber first, BlockNumber last);
+
 /* what a request must send as not_modified_since; flushed on return */
 extern XLogRecPtr lwlsn_for_pages(const RelFork *key, const BlockNumber *blocks, int nblocks);
 extern XLogRecPtr lwlsn_for_size(const RelFork *key);

@@ -12,7 +12,12 @@
  * Rule (hazard H11): an answer is used only if the page's last-written LSN at
  * the moment of use is not above the not_modified_since that was sent.
  * Between question and use, another process may have read the page, changed
- * it and written it out; its writing raised the last-written LSN.
+ * it and written it out; its writing raised the last-written LSN.  The moment
+ * of use is after the page has been copied to where its reader will look and
+ * before that reader is told, so one look for all pages of a read will do, at
+ * its end: a page that was written out before the look is seen by it.  From
+ * the look until the reader has the pages they are locked for its read, and
+ * nobody else can read, change and write them out.
  *
  * On a standby pages change without being written here, so there is none.
  *
@@ -33,6 +38,7 @@
 #include "page_client.h"
 #include "page_connection.h"
 #include "page_message.h"
+#include "port/pg_bitutils.h"
 #include "readahead.h"
 #include "storage/bufmgr.h"
 #include "storage/ipc.h"
@@ -40,6 +46,7 @@
 #include "utils/memutils.h"
 
 #define NSLOTS			256
+#define NBUCKETS		256
 #define NSTREAMS		8
 #define BATCH_SIZE		64
 #define FIRST_WINDOW	16
@@ -66,11 +73,13 @@ typedef struct Slot
 {
 	SlotState	state;
 	RelFork		key;
+	BlockNumber blocknum;
 	XLogRecPtr	not_modified_since;
 	uint64		connection;
 	uint64		request_id;
 	int			position;		/* among the pages of the answer */
 	Answer	   *answer;			/* once it has come */
+	struct Slot *next;			/* of the same bucket */
 } Slot;
 
 /* A sequence of reads.  run <= next <= ahead */
@@ -85,7 +94,7 @@ typedef struct Stream
 } Stream;
 
 static Slot slots[NSLOTS];
-static BlockNumber slot_blocks[NSLOTS]; /* of slots not free: to look through quickly */
+static Slot *buckets[NBUCKETS]; /* slots not free, by block number */
 static Answer answers[NSLOTS];
 static int	next_slot = 0;
 static int	nused = 0;			/* slots not free */
@@ -102,11 +111,24 @@ static RelFork batch_key;
 static BlockNumber batch[BATCH_SIZE];
 static int	nbatch = 0;
 
+/* Blocks of a sequence go to one bucket each. */
+static Slot **
+bucket_of(BlockNumber blocknum)
+{
+	return &buckets[blocknum % NBUCKETS];
+}
+
 static void
 release(Slot *slot)
 {
-	if (slot->state != SLOT_FREE)
-		nused--;
+	Slot	  **link = bucket_of(slot->blocknum);
+
+	if (slot->state == SLOT_FREE)
+		return;
+	while (*link != slot)
+		link = &(*link)->next;
+	*link = slot->next;
+	nused--;
 	if (slot->state == SLOT_READY && --slot->answer->users == 0)
 		page_message_free(slot->answer->message);
 	slot->state = SLOT_FREE;
@@ -139,14 +161,10 @@ page_of(const Slot *slot)
 static Slot *
 find_slot(const RelFork *key, BlockNumber blocknum)
 {
-	if (nused == 0)
-		return NULL;
-	for (int i = 0; i < NSLOTS; i++)
+	for (Slot *slot = *bucket_of(blocknum), *next; slot != NULL; slot = next)
 	{
-		Slot	   *slot = &slots[i];
-
-		if (slot_blocks[i] != blocknum || slot->state == SLOT_FREE ||
-			memcmp(&slot->key, key, sizeof(RelFork)) != 0)
+		next = slot->next;
+		if (slot->blocknum != blocknum || memcmp(&slot->key, key, sizeof(RelFork)) != 0)
 			continue;
 		if (slot->state == SLOT_IN_FLIGHT && slot->connection != page_connection_number())
 			waste(slot);
@@ -200,9 +218,13 @@ send_batch(void)
 		return;
 	for (int i = 0; i < count; i++)
 	{
+		Slot	  **bucket = bucket_of(batch[i]);
+
 		taken[i]->state = SLOT_IN_FLIGHT;
 		taken[i]->key = batch_key;
-		slot_blocks[taken[i] - slots] = batch[i];
+		taken[i]->blocknum = batch[i];
+		taken[i]->next = *bucket;
+		*bucket = taken[i];
 		taken[i]->not_modified_since = not_modified_since;
 		taken[i]->connection = page_connection_number();
 		taken[i]->request_id = request_id;
@@ -287,41 +309,66 @@ readahead_answer(const PageAnswer *answer, char *message)
 }
 
 /*
- * Takes a page that was asked for, waiting for it if it is on its way.  False
- * when it was not asked for, or was changed since.  One of a scan that is only
- * passing is kept on the local disk if there is room to spare.
+ * Takes a page that was asked for, waiting for it if it is on its way, however
+ * old it is.  False when it was not asked for.
  */
-bool
-readahead_take(const RelFork *key, BlockNumber blocknum, void *page, bool passing)
+static bool
+take(const RelFork *key, BlockNumber blocknum, void *page, XLogRecPtr *not_modified_since)
 {
 	Slot	   *slot = find_slot(key, blocknum);
-	bool		usable;
 
 	/*
 	 * While pages are at hand, what is wanted may wait for company, up to as
 	 * much as is held: then one half is used while the other is on its way.
 	 */
 	if (slot == NULL || slot->state == SLOT_IN_FLIGHT || nbatch >= Min(nused, BATCH_SIZE / 2))
+	{
 		send_batch();
-	while ((slot = find_slot(key, blocknum)) != NULL && slot->state == SLOT_IN_FLIGHT)
+		slot = find_slot(key, blocknum);
+	}
+	while (slot != NULL && slot->state == SLOT_IN_FLIGHT)
 	{
 		if (!page_client_receive_prefetched())
 			return false;
+		slot = find_slot(key, blocknum);
 	}
 	if (slot == NULL)
 		return false;
-
-	usable = lwlsn_of_page(key, blocknum) <= slot->not_modified_since;
-	if (usable)
-	{
-		memcpy(page, page_of(slot), BLCKSZ);
-		counters_prefetch_used();
-		file_cache_write_answer(key, blocknum, page, slot->not_modified_since, passing);
-	}
-	else
-		counters_prefetch()->stale++;
+	memcpy(page, page_of(slot), BLCKSZ);
+	*not_modified_since = slot->not_modified_since;
 	release(slot);
-	return usable;
+	counters_prefetch_used();
+	return true;
+}
+
+/*
+ * Takes pages that were asked for of the blocks from the first on whose bits
+ * are set in wanted.  Says which could be had, and of each what it was asked
+ * for; the others were not asked for, or were changed since.
+ */
+uint64
+readahead_takev(const RelFork *key, BlockNumber first, void *const *buffers,
+				uint64 wanted, XLogRecPtr *not_modified_since)
+{
+	uint64		taken = 0;
+	XLogRecPtr	last_written;
+
+	for (int i = 0; i < 64 && wanted >> i != 0; i++)
+		if ((wanted >> i & 1) && take(key, first + i, buffers[i], &not_modified_since[i]))
+			taken |= UINT64CONST(1) << i;
+	if (taken == 0)
+		return 0;
+
+	/* not above that of any of them: then no page was written after its question */
+	last_written = lwlsn_of_pages(key, first, first + pg_leftmost_one_pos64(taken));
+	for (int i = 0; i < 64 && taken >> i != 0; i++)
+		if ((taken >> i & 1) && last_written > not_modified_since[i] &&
+			lwlsn_of_page(key, first + i) > not_modified_since[i])
+		{
+			taken &= ~(UINT64CONST(1) << i);
+			counters_prefetch_stale();
+		}
+	return taken;
 }
 
 /*

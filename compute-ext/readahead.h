@@ -18,7 +18,8 @@ extern void readahead_want(const RelFork *key, BlockNumber blocknum);
 extern void readahead_send(void);
 extern void readahead_by_index(const RelFork *key);
 
-extern bool readahead_take(const RelFork *key, BlockNumber blocknum, void *page, bool passing);
+extern uint64 readahead_takev(const RelFork *key, BlockNumber first, void *const *buffers,
+							  uint64 wanted, XLogRecPtr *not_modified_since);
 extern bool readahead_advance(SMgrRelation reln, ForkNumber forknum,
 							  BlockNumber begin, BlockNumber end, BlockNumber limit);
 extern bool readahead_answer(const PageAnswer *answer, char *message);

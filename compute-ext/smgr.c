@@ -43,6 +43,12 @@
 #include "storage/smgr.h"
 #include "utils/rel.h"
 
+/* Blocks read at a time; the core asks for 32 at most */
+#define READ_BLOCKS		32
+
+StaticAssertDecl(READ_BLOCKS <= FILE_CACHE_MAX_BLOCKS && READ_BLOCKS <= MAX_PAGES_PER_REQUEST,
+				 "each way to read a page takes them all");
+
 static const PGIOAlignedBlock zero_page;
 
 static RelFork
@@ -249,21 +255,71 @@ refuse_beyond_end(SMgrRelation reln, ForkNumber forknum, BlockNumber blocknum, B
 }
 
 /*
- * Fetches blocks from the page server, and keeps them on the local disk, those
- * of a passing scan if there is room to spare.
+ * Fetches the blocks from the first on whose bits are set in wanted from the
+ * page server; versions tells of each what it was asked for.
  */
 static void
-fetch(const RelFork *key, const BlockNumber *blocks, void **buffers, int nblocks, bool passing)
+fetch(const RelFork *key, BlockNumber first, void **buffers, uint64 wanted, XLogRecPtr *versions)
 {
+	BlockNumber blocks[READ_BLOCKS];
+	void	   *places[READ_BLOCKS];
+	int			nblocks = 0;
 	XLogRecPtr	not_modified_since;
 
-	if (nblocks == 0)
+	if (wanted == 0)
 		return;
+	for (int i = 0; i < READ_BLOCKS; i++)
+		if (wanted >> i & 1)
+		{
+			blocks[nblocks] = first + i;
+			places[nblocks++] = buffers[i];
+		}
 	not_modified_since = lwlsn_for_pages(key, blocks, nblocks);
-	page_client_get_pages(key, blocks, buffers, nblocks, not_modified_since);
+	page_client_get_pages(key, blocks, places, nblocks, not_modified_since);
 	for (int i = 0; i < nblocks; i++)
-		if (!PageIsNew((Page) buffers[i]))
-			file_cache_write_answer(key, blocks[i], buffers[i], not_modified_since, passing);
+		versions[blocks[i] - first] = not_modified_since;
+}
+
+/*
+ * Reads blocks that the page server knows, from the nearest place that has
+ * them.  What comes from the page server is kept on the local disk; pages of a
+ * passing scan only if there is room to spare.
+ */
+static void
+read_logged(const RelFork *key, BlockNumber first, void **buffers, uint64 wanted, bool passing)
+{
+	XLogRecPtr	versions[READ_BLOCKS];
+	uint64		remote = wanted & ~file_cache_readv(key, first, buffers, wanted);
+
+	if (remote == 0)
+		return;
+	fetch(key, first, buffers,
+		  remote & ~readahead_takev(key, first, buffers, remote, versions), versions);
+	for (int i = 0; i < READ_BLOCKS; i++)
+		if ((remote >> i & 1) && PageIsNew((Page) buffers[i]))
+			remote &= ~(UINT64CONST(1) << i);
+	file_cache_write_answers(key, first, buffers, remote, versions, passing);
+}
+
+/* What is read of the block without the page server?  False when nothing. */
+static bool
+read_unlogged(SMgrRelation reln, ForkNumber forknum, BlockNumber block, void *buffer,
+			  const RelSize *size)
+{
+	RelFork		key = key_of(reln, forknum);
+
+	if (local_pages_read(&key, block, buffer))
+		return true;
+	if (size == NULL || block < size->logged)
+		return false;
+
+	/* never logged: the page server has nothing but zeros for it */
+	if ((size->nblocks == RELSIZE_ABSENT || block >= size->nblocks) &&
+		!zero_damaged_pages && !InRecovery)
+		refuse_beyond_end(reln, forknum, block,
+						  size->nblocks == RELSIZE_ABSENT ? 0 : size->nblocks);
+	memset(buffer, 0, BLCKSZ);
+	return true;
 }
 
 static void
@@ -273,9 +329,6 @@ ogel_readv(SMgrRelation reln, ForkNumber forknum, BlockNumber blocknum,
 	RelFork		key = key_of(reln, forknum);
 	RelSize		size;
 	bool		size_known = relsize_lookup(&key, &size);
-	BlockNumber wanted[MAX_PAGES_PER_REQUEST];
-	void	   *wanted_buffers[MAX_PAGES_PER_REQUEST];
-	int			nwanted = 0;
 	bool		passing = false;
 
 	/*
@@ -286,34 +339,16 @@ ogel_readv(SMgrRelation reln, ForkNumber forknum, BlockNumber blocknum,
 		passing = readahead_advance(reln, forknum, blocknum, blocknum + nblocks, size.logged) &&
 			size.nblocks > file_cache_capacity();
 
-	for (BlockNumber i = 0; i < nblocks; i++)
+	for (BlockNumber done = 0; done < nblocks; done += READ_BLOCKS)
 	{
-		BlockNumber block = blocknum + i;
+		uint64		logged = 0;
 
-		if (local_pages_read(&key, block, buffers[i]))
-			continue;
-		if (size_known && block >= size.logged)
-		{
-			/* never logged: the page server has nothing but zeros for it */
-			if ((size.nblocks == RELSIZE_ABSENT || block >= size.nblocks) &&
-				!zero_damaged_pages && !InRecovery)
-				refuse_beyond_end(reln, forknum, block,
-								  size.nblocks == RELSIZE_ABSENT ? 0 : size.nblocks);
-			memset(buffers[i], 0, BLCKSZ);
-			continue;
-		}
-		if (file_cache_read(&key, block, buffers[i]) ||
-			readahead_take(&key, block, buffers[i], passing))
-			continue;
-		wanted[nwanted] = block;
-		wanted_buffers[nwanted++] = buffers[i];
-		if (nwanted == MAX_PAGES_PER_REQUEST)
-		{
-			fetch(&key, wanted, wanted_buffers, nwanted, passing);
-			nwanted = 0;
-		}
+		for (BlockNumber i = 0; i < READ_BLOCKS && done + i < nblocks; i++)
+			if (!read_unlogged(reln, forknum, blocknum + done + i, buffers[done + i],
+							   size_known ? &size : NULL))
+				logged |= UINT64CONST(1) << i;
+		read_logged(&key, blocknum + done, buffers + done, logged, passing);
 	}
-	fetch(&key, wanted, wanted_buffers, nwanted, passing);
 
 	/* pages from the WAL have none */
 	for (BlockNumber i = 0; DataChecksumsEnabled() && i < nblocks; i++)

@@ -152,6 +152,49 @@ def test_a_disk_that_lies(make_cluster):
     assert pgbench_invariants(cluster) > rows
 
 
+def test_damage_in_the_middle_of_a_run(make_cluster):
+    """Pages that lie one behind the other are read at once: of those that are damaged, and of no others, the pageserver is asked."""
+    settings = {"autovacuum": "off", "ogel.readahead": "0", "max_parallel_workers_per_gather": "0", "bgwriter_lru_maxpages": "0"}
+    cluster = make_cluster(shared_buffers="1MB", **settings, **{"ogel.file_cache_max_size": "64MB", "ogel.file_cache_size": "64MB"}).up()
+    cluster.sql(STATS)
+    cluster.sql("CREATE TABLE t AS SELECT i, repeat('x', 900) AS filler FROM generate_series(1, 16000) i")
+    cluster.sql("VACUUM (FREEZE) t")
+    right = [(16000, 8000 * 16001)]
+    for _ in range(2):
+        assert cluster.sql("SELECT count(*), sum(i) FROM t") == right
+    damaged = 0
+    path = cache_file(cluster)
+    with path.open("r+b") as file:
+        for block in range(5, path.stat().st_size // 8192, 16):
+            file.seek(block * 8192 + 8000)
+            if file.read(8) == b"x" * 8:
+                file.seek(block * 8192 + 8000)
+                file.write(b"\xde\xad")
+                damaged += 1
+    assert damaged > 100
+    before, served = stats(cluster), pages_served(cluster)
+    for _ in range(3):
+        assert cluster.sql("SELECT count(*), sum(i) FROM t") == right
+    after = stats(cluster)
+    found = after["bad_checksums"] - before["bad_checksums"]
+    assert damaged - 16 <= found <= damaged, (damaged, found)
+    assert found <= pages_served(cluster) - served < found + 50, "only they are fetched anew, and only once"
+    assert after["hits"] - before["hits"] > 3 * 2000 - found - 400
+    assert after["io_errors"] == 0
+
+
+def test_a_cache_of_fewer_blocks_than_a_read(make_cluster):
+    """Blocks of one read share sets then."""
+    cluster = start(make_cluster, max_mb=1)
+    cluster.sql("CREATE TABLE t AS SELECT i, repeat('x', 900) AS filler FROM generate_series(1, 4000) i")
+    for step in range(1, 4):
+        cluster.sql("UPDATE t SET i = i + 1 WHERE i % 3 = 0")
+        cluster.sql("SELECT count(*) FROM t")
+    assert cluster.sql("SELECT count(*) FROM t") == [(4000,)]
+    seen = stats(cluster)
+    assert seen["bad_checksums"] == seen["io_errors"] == 0, seen
+
+
 def test_resized_while_running(make_cluster):
     cluster = start(make_cluster)
     cluster.sql("CREATE TABLE t AS SELECT i, repeat('x', 900) AS filler FROM generate_series(1, 30000) i")
