@@ -5,116 +5,20 @@ mod node;
 
 use std::{
     fs,
-    path::{Path, PathBuf},
+    path::PathBuf,
     time::{Duration, Instant},
 };
 
-use bytes::BufMut;
-use node::{LIMIT, Node, Ports, proposer::TestProposer, reader::TestReader, tenant, timeline, wal, wal::Wal};
+use node::{
+    Node, Ports,
+    archiving::{Archiving, SIZE, remote_flag, unpacked, wait_until},
+    proposer::TestProposer,
+    reader::TestReader,
+    tenant, timeline,
+    wal::Wal,
+};
 use ogel_ids::Lsn;
 use ogel_pgwire::WireError;
-
-const SIZE: u64 = wal::SEGMENT_SIZE as u64;
-
-struct Archiving {
-    node: Node,
-    folder: PathBuf,
-    remote: PathBuf,
-    wal: Wal,
-}
-
-fn remote_flag(remote: &Path) -> String {
-    format!("--remote=file://{}", remote.display())
-}
-
-impl Archiving {
-    async fn start(name: &str) -> Self {
-        let (folder, remote) = (node::folder(name), node::folder(&format!("{name}-remote")));
-        let node =
-            Node::start_flags(&folder, 1, Ports::take().await, &[], &[&remote_flag(&remote), "--idle-after-s=1"]).await;
-        let wal = Wal::new();
-        assert_eq!(node.create(timeline(1), &wal, &node::with_strangers(node.member)).await.0, 201);
-        Self { node, folder, remote, wal }
-    }
-
-    async fn restart(self) -> Self {
-        self.node.stop().await;
-        let node = Node::start_flags(
-            &self.folder,
-            1,
-            Ports::take().await,
-            &[],
-            &[&remote_flag(&self.remote), "--idle-after-s=1"],
-        )
-        .await;
-        Self { node, ..self }
-    }
-
-    /// Appends records and has them committed.
-    async fn push(&mut self, proposer: &mut TestProposer, records: usize) {
-        for _ in 0..records {
-            let begin = self.wal.end();
-            let bytes = self.wal.append(300_000);
-            proposer.append(begin, &bytes, self.wal.end()).await;
-        }
-        proposer.flushed(self.wal.end()).await;
-    }
-
-    /// End of the last finished segment.
-    fn finished(&self) -> Lsn {
-        self.wal.end().segment_start(SIZE)
-    }
-
-    fn objects(&self, kind: &str) -> PathBuf {
-        self.remote.join(format!("tenants/{}/timelines/{}/{kind}", tenant(), timeline(1)))
-    }
-
-    fn object(&self, segment_start: Lsn) -> PathBuf {
-        self.objects("wal").join(segment_start.segment_file_name(SIZE))
-    }
-
-    fn local(&self) -> Vec<String> {
-        let path = self.folder.join(format!("tenants/{}/timelines/{}", tenant(), timeline(1)));
-        let names = fs::read_dir(path).unwrap().map(|entry| entry.unwrap().file_name().into_string().unwrap());
-        let mut names: Vec<String> = names.collect();
-        names.retain(|name| !name.starts_with('.')); // spare segments
-        names.sort();
-        names
-    }
-
-    /// The pageserver has everything up to here in the object store.
-    async fn ingested(&self, lsn: Lsn) {
-        let options = self.node.options(timeline(1)).setting("ogel.reader", "pageserver");
-        let mut reader = TestReader::start(&options, self.wal.end()).await.unwrap();
-        reader.writer.write(|body| {
-            body.put_u8(b'p');
-            (0..3).for_each(|_| body.put_u64(lsn.0));
-        });
-        reader.writer.flush().await.unwrap();
-        self.node.wait_state(timeline(1), "remote_consistent_lsn", lsn).await;
-    }
-
-    /// Everything is there, byte for byte, wherever it comes from.
-    async fn check_reader(&self) {
-        let mut reader = TestReader::start(&self.node.options(timeline(1)), Wal::first()).await.unwrap();
-        reader.read_to(self.wal.end()).await;
-        assert!(reader.wal == self.wal.range(Wal::first(), self.wal.end()));
-    }
-
-    async fn metric(&self, name: &str) -> u64 {
-        let (_, text) = self.node.get("/metrics").await;
-        let line = text.lines().find(|line| line.starts_with(name)).unwrap_or_else(|| panic!("{name} in {text}"));
-        line.rsplit(' ').next().unwrap().parse::<f64>().unwrap() as u64
-    }
-}
-
-async fn wait_until(what: &str, condition: impl Fn() -> bool) {
-    let began = Instant::now();
-    while !condition() {
-        assert!(began.elapsed() < LIMIT, "{what}");
-        tokio::time::sleep(Duration::from_millis(5)).await;
-    }
-}
 
 #[tokio::test]
 async fn segments_are_archived_and_go_when_the_pageserver_has_them() {
@@ -125,7 +29,7 @@ async fn segments_are_archived_and_go_when_the_pageserver_has_them() {
     let mut at = Wal::first();
     while at < it.finished() {
         let end = Lsn(at.0 + SIZE);
-        assert!(fs::read(it.object(at)).unwrap() == it.wal.range(at, end), "{at}");
+        assert!(unpacked(&it.object(at)) == it.wal.range(at, end), "{at}");
         at = end;
     }
     let first = Wal::first().segment_file_name(SIZE);
@@ -147,6 +51,9 @@ async fn segments_are_archived_and_go_when_the_pageserver_has_them() {
     it.node.wait_state(timeline(1), "backup_lsn", it.finished()).await;
     it.check_reader().await;
     assert!(it.metric("safekeeper_archive_fetched_bytes_total").await >= 3 * SIZE);
+    let uploaded = it.metric("safekeeper_archive_uploaded_bytes_total").await;
+    assert!(uploaded >= SIZE && uploaded % SIZE == 0, "{uploaded} bytes: whole segments, since the restart");
+    assert!(it.metric("safekeeper_archive_stored_bytes_total").await > 0);
 }
 
 /// H5, and what an idle timeline costs.

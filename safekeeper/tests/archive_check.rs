@@ -6,9 +6,12 @@ mod node;
 use std::{fs, path::PathBuf};
 
 use clap::Parser;
-use node::{Node, Ports, proposer::TestProposer, tenant, timeline, wal, wal::Wal};
+use node::{Node, Ports, archiving::make_raw, proposer::TestProposer, tenant, timeline, wal, wal::Wal};
 use ogel_ids::Lsn;
-use safekeeper::archive::check::{ArchiveCommand, CheckArgs, Report, check};
+use safekeeper::archive::{
+    check::{ArchiveCommand, CheckArgs, Report, check},
+    packed,
+};
 
 const SIZE: u64 = wal::SEGMENT_SIZE as u64;
 
@@ -67,7 +70,7 @@ impl Archived {
     }
 
     fn segment(&self, number: u64) -> PathBuf {
-        self.object("wal", &Lsn(Wal::first().0 + number * SIZE).segment_file_name(SIZE))
+        self.object("wal", &format!("{}.zst", Lsn(Wal::first().0 + number * SIZE).segment_file_name(SIZE)))
     }
 
     fn data_dir(&self) -> String {
@@ -95,12 +98,23 @@ async fn good_wal_is_good_and_losses_are_found() {
     let timeline = &report.timelines[0];
     assert_eq!((timeline.from, timeline.to, timeline.tails), (Wal::first(), it.wal.end(), 1));
     assert_eq!(timeline.records, 403);
+    let tail_bytes = it.wal.end().segment_offset(SIZE);
+    assert_eq!(timeline.wal_bytes, timeline.segments * SIZE + tail_bytes);
 
     let middle = fs::read(it.segment(1)).unwrap();
     fs::remove_file(it.segment(1)).unwrap();
     assert!(it.problems(&[]).await.contains("MISSING"));
-    fs::write(it.segment(1), &middle[1..]).unwrap();
-    assert!(it.problems(&[]).await.contains("bytes"));
+    for (wrong, problem) in [
+        (middle[1..].to_vec(), "its index is damaged"),
+        (middle[..middle.len() - 1].to_vec(), "bytes are there, by its index"),
+        ([&middle[..], &[0]].concat(), "bytes are there, by its index"),
+        (vec![1; 4 << 20], "at most"),
+        (Vec::new(), "its index is damaged"),
+    ] {
+        fs::write(it.segment(1), wrong).unwrap();
+        let found = it.problems(&[]).await;
+        assert!(found.contains(problem), "{found}");
+    }
     fs::write(it.segment(1), &middle).unwrap();
 
     let first = fs::read(it.segment(0)).unwrap();
@@ -121,24 +135,55 @@ async fn good_wal_is_good_and_losses_are_found() {
     assert!(wrong.run().await.is_err());
 }
 
+/// What earlier versions wrote is checked as before, alone and beside the other form.
+#[tokio::test]
+async fn raw_objects_are_checked_too() {
+    let it = Archived::make("raw", true).await;
+    let tail = fs::read_dir(it.object("tails", "")).unwrap().next().unwrap().unwrap().path();
+    for object in [it.segment(0), it.segment(1), tail.clone()] {
+        make_raw(&object);
+    }
+    assert_eq!(it.problems(&[&it.data_dir()]).await, "");
+    let raw = it.segment(1).with_extension("");
+    let wal = fs::read(&raw).unwrap();
+    fs::write(&raw, &wal[1..]).unwrap();
+    assert!(it.problems(&[]).await.contains("a segment has"));
+    fs::write(it.segment(1), packed::pack(&wal).unwrap()).unwrap();
+    fs::write(&raw, &wal).unwrap();
+    assert_eq!(it.problems(&[&it.data_dir()]).await, "", "both are there and good");
+    let mut other = wal.clone();
+    other[700_000] ^= 1;
+    fs::write(&raw, &other).unwrap();
+    assert!(it.problems(&[]).await.contains("differs from the beginning of"));
+    fs::write(&raw, &wal).unwrap();
+    let bytes = fs::read(tail.with_extension("")).unwrap();
+    fs::write(tail.with_extension(""), [&bytes[..bytes.len() - 8], &[7; 8]].concat()).unwrap();
+    assert_ne!(it.problems(&[]).await, "");
+}
+
 #[tokio::test]
 async fn a_flipped_byte_is_found() {
     let it = Archived::make("flipped", false).await;
-    let whole: Vec<Vec<u8>> = (0..2).map(|number| fs::read(it.segment(number)).unwrap()).collect();
     let mut seed = 0x9e37_79b9_7f4a_7c15_u64;
     println!("seed {seed:x}");
-    let mut unseen = Vec::new();
-    for _ in 0..60 {
-        seed = seed.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
-        let (number, at) = ((seed >> 60) % 2, (seed >> 20) as usize % SIZE as usize);
-        let mut bytes = whole[number as usize].clone();
-        bytes[at] ^= 1 << (seed >> 50 & 7);
-        fs::write(it.segment(number), &bytes).unwrap();
-        if it.problems(&[]).await.is_empty() {
-            unseen.push((number, at));
+    for raw in [false, true] {
+        if raw {
+            (0..2).for_each(|number| make_raw(&it.segment(number)));
         }
-        assert!(it.problems(&[&it.data_dir()]).await.contains("differs"), "compared with the local copy all are seen");
-        fs::write(it.segment(number), &whole[number as usize]).unwrap();
+        let paths = [0, 1].map(|number| if raw { it.segment(number).with_extension("") } else { it.segment(number) });
+        let whole = paths.each_ref().map(|path| fs::read(path).unwrap());
+        for _ in 0..40 {
+            seed = seed.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
+            let number = (seed >> 60) as usize % 2;
+            let at = (seed >> 20) as usize % whole[number].len();
+            let mut bytes = whole[number].clone();
+            bytes[at] ^= 1 << (seed >> 50 & 7);
+            fs::write(&paths[number], &bytes).unwrap();
+            let found = it.problems(&[]).await;
+            assert!(found.contains(paths[number].file_name().unwrap().to_str().unwrap()), "{number} {at}: {found}");
+            let problem = if raw { "differs" } else { "damaged" };
+            assert!(it.problems(&[&it.data_dir()]).await.contains(problem), "{number} {at}");
+            fs::write(&paths[number], &whole[number]).unwrap();
+        }
     }
-    assert_eq!(unseen, []);
 }

@@ -1,4 +1,4 @@
-"""WAL in the object store: it gets there, goes from the safekeepers, comes back to whoever needs it, and can be checked."""
+"""WAL in the object store: it gets there, compressed as stock tools know it, goes from the safekeepers, comes back to whoever needs it, and can be checked."""
 
 import json
 import os
@@ -68,12 +68,12 @@ def test_wal_is_archived_and_checked(archiving: Cluster):
     end = wait_until(archived, "all finished segments are in the object store", 30)
     first, last = start // SEGMENT_BYTES, end // SEGMENT_BYTES
     assert last - first >= 3
-    assert sorted(path.name for path in archive(cluster).iterdir()) == [segment_name(number) for number in range(first, last)]
+    assert sorted(path.name for path in archive(cluster).iterdir()) == [f"{segment_name(number)}.zst" for number in range(first, last)]
 
     # Stock pg_receivewal from the first segment on, wherever the bytes are.
     received = ReceiveWal(cluster, 1, cluster.dir / "received")
     try:
-        wait_until(lambda: received.wal(first * SEGMENT_BYTES, end) == read_wal(archive(cluster), first * SEGMENT_BYTES, end),
+        wait_until(lambda: received.wal(first * SEGMENT_BYTES, end) == read_wal(cluster.dir, first * SEGMENT_BYTES, end, archive(cluster)),
                    "pg_receivewal has the archive's bytes")
     finally:
         received.stop()
@@ -81,11 +81,15 @@ def test_wal_is_archived_and_checked(archiving: Cluster):
     code, report = check(cluster, "--data-dir", str(cluster.dir / "safekeeper-2"))
     assert code == 0 and report["good"], report
     assert lsn(report["timelines"][0]["to"]) >= start
-    damaged = archive(cluster) / segment_name(first + 1)
+    checked = report["timelines"][0]
+    assert checked["size_bytes"] * 3 < checked["wal_bytes"], f"WAL is compressed: {checked}"
+    damaged = archive(cluster) / f"{segment_name(first + 1)}.zst"
     good = damaged.read_bytes()
-    damaged.write_bytes(good[:5_000_000] + bytes([good[5_000_000] ^ 4]) + good[5_000_001:])
+    middle = len(good) // 2
+    damaged.write_bytes(good[:middle] + bytes([good[middle] ^ 4]) + good[middle + 1:])
     code, report = check(cluster)
-    assert code == 1 and damaged.name in report["timelines"][0]["findings"][0]["object"], report
+    finding = report["timelines"][0]["findings"][0]
+    assert code == 1 and damaged.name in finding["object"] and "piece " in finding["problem"], report
     damaged.write_bytes(good)
 
     cluster.ogel("compute", "start", "main")

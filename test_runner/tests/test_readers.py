@@ -57,12 +57,18 @@ def read_wal(folder: Path, start: int, end: int, archive: Path | None = None) ->
     for number in range(start // SEGMENT_BYTES, (end - 1) // SEGMENT_BYTES + 1):
         base = number * SEGMENT_BYTES
         names = [folder / segment_name(number), folder / f"{segment_name(number)}.partial"]
-        names += [archive / segment_name(number)] if archive else []
+        names += [archive / f"{segment_name(number)}.zst"] if archive else []
         path = next((path for path in names if path.exists()), None)
         if path is None:
             break
-        wal += path.read_bytes()[max(0, start - base):end - base]
+        segment = unpacked(path) if path.suffix == ".zst" else path.read_bytes()
+        wal += segment[max(0, start - base):end - base]
     return wal
+
+
+def unpacked(path: Path) -> bytes:
+    """What the stock tool makes of an object of the archive."""
+    return subprocess.run(["zstd", "-dcq", path], check=True, capture_output=True).stdout
 
 
 def stored_wal(cluster: Cluster, node: int, start: int, end: int) -> bytes:

@@ -14,8 +14,10 @@ use ogel_service::metrics::{
 /// Names begin with `safekeeper_archive_`.
 #[derive(Debug)]
 pub struct ArchiveMetrics {
-    /// WAL uploaded by this node.
+    /// WAL uploaded by this node, as PostgreSQL wrote it.
     pub uploaded_bytes: Counter<u64, AtomicU64>,
+    /// What the objects with that WAL take.
+    pub stored_bytes: Counter<u64, AtomicU64>,
     /// WAL read because it is not here any more.
     pub fetched_bytes: Counter<u64, AtomicU64>,
     /// Finished segments that are not in the object store, over all timelines that are open.
@@ -40,6 +42,7 @@ impl ArchiveMetrics {
         let registry = registry.sub_registry_with_prefix("safekeeper_archive");
         let m = Self {
             uploaded_bytes: Counter::default(),
+            stored_bytes: Counter::default(),
             fetched_bytes: Counter::default(),
             waiting_segments: Gauge::default(),
             // 10 ms to 87 min
@@ -51,6 +54,8 @@ impl ArchiveMetrics {
             restored_tails: Counter::default(),
         };
         registry.register_with_unit("uploaded", "WAL uploaded by this node", Unit::Bytes, m.uploaded_bytes.clone());
+        let stored = "Bytes of the objects that hold the WAL uploaded by this node, compressed";
+        registry.register_with_unit("stored", stored, Unit::Bytes, m.stored_bytes.clone());
         registry.register_with_unit("fetched", "WAL read back for readers", Unit::Bytes, m.fetched_bytes.clone());
         registry.register("waiting_segments", "Finished segments not yet archived", m.waiting_segments.clone());
         let lag = "From the end of a segment to its being archived by this node";

@@ -4,6 +4,8 @@
 //! plan.rs     what a timeline does next (pure)
 //! duty.rs     which member uploads (pure)
 //! names.rs    names of objects (pure)
+//! packed.rs   how an object holds its WAL: compressed, with an index (pure)
+//! object.rs   one object read, whole or a range, in whichever form
 //! jobs.rs     a task per timeline, while it has something to do
 //! upload.rs   segments and idle tails up; compared with what is there
 //! fetch.rs    WAL that is not here any more; an idle tail back
@@ -20,6 +22,8 @@ mod fetch;
 mod jobs;
 mod metrics;
 pub mod names;
+mod object;
+pub mod packed;
 pub mod plan;
 mod upload;
 
@@ -33,6 +37,7 @@ use wal_decoder::stream::StreamError;
 pub use duty::rank;
 use jobs::Jobs;
 pub use metrics::ArchiveMetrics;
+use packed::PackedError;
 
 /// Memory for objects on their way, of all timelines together.
 const MEMORY_MIB: u32 = 128;
@@ -59,6 +64,17 @@ pub enum ArchiveError {
     Differs {
         /// The object.
         key: String,
+    },
+    /// An object does not give the WAL that was put there.
+    #[error(
+        "the object {key} does not give its WAL: {error}; what is only there cannot be read: restore the object, or pull the timeline \
+         from another safekeeper; `safekeeper archive check` finds all that are damaged"
+    )]
+    Packed {
+        /// The object.
+        key: String,
+        /// What is wrong with it.
+        error: PackedError,
     },
     /// The tail came back, but not as it went.
     #[error(

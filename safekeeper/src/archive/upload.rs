@@ -8,11 +8,16 @@ use ogel_object_store::StoreError;
 use quorum::ArchivedTail;
 use wal_decoder::stream::StreamDecoder;
 
-use super::{Archive, ArchiveError, names};
+use super::{
+    Archive, ArchiveError,
+    names::{self, Form},
+    object::WalObject,
+    packed,
+};
 use crate::timeline::{Timeline, TimelineKey};
 
 impl Archive {
-    /// Puts a finished, committed segment into the object store. If it is there already it must be the same bytes.
+    /// Puts a finished, committed segment into the object store. If it is there already, in either form, it must be the same WAL.
     /// `decoder` goes on from segment to segment.
     pub(super) async fn upload_segment(
         &self,
@@ -21,12 +26,19 @@ impl Archive {
         decoder: &mut Option<StreamDecoder>,
     ) -> Result<(), ArchiveError> {
         let size = timeline.folder().segment_size_bytes();
-        let _room = self.room(size).await;
+        let _room = self.room(2 * size).await;
         let (wal, continued) = self.read_local(timeline, number, size, decoder.take()).await?;
         *decoder = Some(continued);
-        let key = names::segment(timeline.key(), number, size);
-        self.put(&key, wal).await?;
-        self.metrics.uploaded_bytes.inc_by(size);
+        let object = WalObject::segment(timeline.key(), number, size);
+        match object.stored(&self.store, Form::Raw).await? {
+            Some(there) => self.compare(&object, (Form::Raw, there), wal).await?,
+            None => {
+                if !self.put(&object, wal.clone()).await? {
+                    let there = object.packed(&self.store).await?;
+                    self.compare(&object, (Form::Packed, there), wal).await?;
+                }
+            }
+        }
         // They are parts of what is there now.
         self.delete_tails(timeline, Lsn((number + 1) * size)).await;
         Ok(())
@@ -51,19 +63,15 @@ impl Archive {
             let text = format!("its last whole record ends at {}, not at {end}", decoder.last_good_end());
             return Err(std::io::Error::other(text).into());
         }
-        let key = names::tail(timeline.key(), term, end, size);
-        let there = match self.store.get(&key, size).await {
-            Ok(there) => there,
-            Err(StoreError::NotFound { .. }) => {
-                self.put(&key, wal.clone()).await?;
-                self.metrics.uploaded_bytes.inc_by(length);
-                self.store.get(&key, size).await?
+        let object = WalObject::tail(timeline.key(), (term, end), size);
+        let there = match object.find(&self.store).await? {
+            Some(there) => there,
+            None => {
+                self.put(&object, wal.clone()).await?;
+                (Form::Packed, object.packed(&self.store).await?)
             }
-            Err(error) => return Err(error.into()),
         };
-        if there != wal {
-            return Err(ArchiveError::Differs { key });
-        }
+        self.compare(&object, there, wal.clone()).await?;
         Ok(ArchivedTail { term, end, crc32c: crc32c::crc32c(&wal) })
     }
 
@@ -77,13 +85,34 @@ impl Archive {
         Ok(())
     }
 
-    async fn put(&self, key: &str, wal: Bytes) -> Result<(), ArchiveError> {
-        let (store, key) = (self.store.clone(), key.to_owned());
-        let put = self.background.run(async move { store.put_new(&key, wal).await });
-        put.await.map_err(io::Error::other)?.map_err(|error| match error {
-            StoreError::AlreadyExists { key } => ArchiveError::Differs { key },
-            error => error.into(),
-        })
+    /// Packs WAL and puts it there; false when there is something else already, be it the same WAL packed by another version of zstd.
+    async fn put(&self, object: &WalObject, wal: Bytes) -> Result<bool, ArchiveError> {
+        let wal_bytes = wal.len() as u64;
+        let pack = self.background.run_blocking(move || packed::pack(&wal));
+        let packed = Bytes::from(pack.await.map_err(io::Error::other)??);
+        let stored_bytes = packed.len() as u64;
+        let (store, key) = (self.store.clone(), object.key(Form::Packed));
+        let put = self.background.run(async move { store.put_new(&key, packed).await });
+        match put.await.map_err(io::Error::other)? {
+            Err(StoreError::AlreadyExists { .. }) => return Ok(false),
+            put => put?,
+        }
+        self.metrics.uploaded_bytes.inc_by(wal_bytes);
+        self.metrics.stored_bytes.inc_by(stored_bytes);
+        Ok(true)
+    }
+
+    /// What is there must be exactly this WAL.
+    async fn compare(&self, object: &WalObject, there: (Form, Bytes), wal: Bytes) -> Result<(), ArchiveError> {
+        let (form, there) = there;
+        let same = self.background.run_blocking(move || match form {
+            Form::Raw => there == wal,
+            Form::Packed => packed::holds(&there, &wal).unwrap_or(false),
+        });
+        if same.await.map_err(io::Error::other)? {
+            return Ok(());
+        }
+        Err(ArchiveError::Differs { key: object.key(form) })
     }
 
     /// Deletes tails that end at or before `end` once more than they have is there. A failure costs nothing but space.
@@ -91,7 +120,7 @@ impl Archive {
         let size = timeline.folder().segment_size_bytes();
         let deleted = async {
             let tails = self.store.list_all(&names::tails_folder(timeline.key())).await?;
-            let old = |key: &str| names::parse_tail(key.rsplit('/').next()?, size).filter(|(_, tail)| *tail <= end);
+            let old = |key: &str| names::parse_tail(key.rsplit('/').next()?, size).filter(|(_, tail, _)| *tail <= end);
             self.store.delete_all(tails.into_iter().map(|object| object.key).filter(|key| old(key).is_some())).await
         };
         if let Err(error) = deleted.await {

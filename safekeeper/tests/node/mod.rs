@@ -1,6 +1,7 @@
 //! A safekeeper in this process, and the other ends that talk to it.
 #![allow(dead_code)] // each test file uses a part
 
+pub mod archiving;
 pub mod proposer;
 pub mod reader;
 pub mod three;

@@ -33,6 +33,8 @@ pub struct TimelineReport {
     pub to: Lsn,
     /// Whole records.
     pub records: u64,
+    /// WAL in all objects that could be read.
+    pub wal_bytes: u64,
     /// Bytes of objects.
     pub size_bytes: u64,
     /// What is not good.
@@ -58,7 +60,7 @@ impl fmt::Display for Report {
             };
             writeln!(
                 f,
-                "{}/{}: {} to {}, {} segments, {} tails, {} records, {} MiB: {verdict}",
+                "{}/{}: {} to {}, {} segments, {} tails, {} records, {} MiB of WAL in {} MiB: {verdict}",
                 timeline.tenant,
                 timeline.timeline,
                 timeline.from,
@@ -66,7 +68,8 @@ impl fmt::Display for Report {
                 timeline.segments,
                 timeline.tails,
                 timeline.records,
-                timeline.size_bytes >> 20,
+                timeline.wal_bytes >> 20,
+                timeline.size_bytes.div_ceil(1 << 20),
             )?;
             for finding in &timeline.findings {
                 writeln!(f, "  {}: {}", finding.object, finding.problem)?;

@@ -8,7 +8,13 @@ use ogel_object_store::{ObjectInfo, ObjectStore, StoreError};
 use wal_decoder::stream::{StreamDecoder, is_valid_segment_size};
 
 use super::{Finding, TimelineReport, local::LocalTimeline};
-use crate::{archive::names, timeline::TimelineKey};
+use crate::{
+    archive::{
+        names::{self, Form},
+        packed::{self, Index, PackedError},
+    },
+    timeline::TimelineKey,
+};
 
 /// Bytes of the long page header at the start of a segment: the system identifier at 24, the segment size at 32.
 const LONG_HEADER_BYTES: u64 = 40;
@@ -29,11 +35,27 @@ struct Parameters {
     system_identifier: u64,
 }
 
-/// Objects by what they hold.
+/// Objects by what they hold. An archive of an earlier version may have the same WAL in both forms.
 #[derive(Default)]
 struct Objects {
-    segments: BTreeMap<u64, ObjectInfo>,
-    tails: BTreeMap<(Lsn, Term), ObjectInfo>,
+    segments: BTreeMap<(u64, Form), ObjectInfo>,
+    tails: BTreeMap<(Lsn, Term, Form), ObjectInfo>,
+}
+
+impl Objects {
+    fn has_segment(&self, number: u64) -> bool {
+        Form::ALL.iter().any(|form| self.segments.contains_key(&(number, *form)))
+    }
+
+    /// What holds WAL of this segment: object, form, end of the WAL in the segment. The most of it first.
+    fn of_segment(&self, number: u64, size: u64) -> Vec<(&ObjectInfo, Form, u64)> {
+        let whole = self.segments.range((number, Form::Packed)..=(number, Form::Raw));
+        let whole = whole.map(|((_, form), object)| (object, *form, size));
+        let within = (Lsn(number * size), Term(0), Form::Packed)..(Lsn((number + 1) * size), Term(0), Form::Packed);
+        let tails = self.tails.range(within).rev();
+        let tails = tails.map(|((end, _, form), object)| (object, *form, end.segment_offset(size)));
+        whole.chain(tails).collect()
+    }
 }
 
 impl<'a> Checker<'a> {
@@ -52,6 +74,7 @@ impl<'a> Checker<'a> {
             from: Lsn(0),
             to: Lsn(0),
             records: 0,
+            wal_bytes: 0,
             size_bytes: 0,
             findings: Vec::new(),
         };
@@ -87,10 +110,7 @@ impl<'a> Checker<'a> {
             return Ok(Some(Parameters { segment_size, system_identifier: identity.system_identifier }));
         }
         for object in segments.iter().chain(tails) {
-            if object.size_bytes < LONG_HEADER_BYTES {
-                continue;
-            }
-            let header = self.store.get_range(&object.key, 0..LONG_HEADER_BYTES).await?;
+            let Some(header) = self.header(object).await? else { continue };
             let mut system_identifier = [0; 8];
             system_identifier.copy_from_slice(&header[24..32]);
             let segment_size = u32::from_le_bytes([header[32], header[33], header[34], header[35]]);
@@ -108,6 +128,29 @@ impl<'a> Checker<'a> {
         Ok(None)
     }
 
+    /// The first [`LONG_HEADER_BYTES`] of the WAL in an object, if it has as many that are good.
+    async fn header(&self, object: &ObjectInfo) -> Result<Option<Bytes>, StoreError> {
+        if object.size_bytes < LONG_HEADER_BYTES {
+            return Ok(None);
+        }
+        if names::form(&object.key) == Form::Raw {
+            return Ok(Some(self.store.get_range(&object.key, 0..LONG_HEADER_BYTES).await?));
+        }
+        let head = self.store.get_range(&object.key, 0..packed::HEAD_BYTES).await?;
+        let Ok(wal_bytes) = packed::wal_bytes(&head) else { return Ok(None) };
+        if object.size_bytes < packed::index_bytes(wal_bytes) || wal_bytes < LONG_HEADER_BYTES {
+            return Ok(None);
+        }
+        let index = self.store.get_range(&object.key, 0..packed::index_bytes(wal_bytes)).await?;
+        let Ok(index) = Index::parse(&index, wal_bytes) else { return Ok(None) };
+        let stored = index.stored_range(&(0..LONG_HEADER_BYTES));
+        if object.size_bytes < stored.end {
+            return Ok(None);
+        }
+        let stored = self.store.get_range(&object.key, stored).await?;
+        Ok(index.unpack(0..LONG_HEADER_BYTES, &stored).ok())
+    }
+
     fn sort(&mut self, parameters: Parameters, segments: Vec<ObjectInfo>, tails: Vec<ObjectInfo>) -> Objects {
         let size = u64::from(parameters.segment_size);
         let mut objects = Objects::default();
@@ -115,21 +158,21 @@ impl<'a> Checker<'a> {
             self.report.size_bytes += object.size_bytes;
             match names::parse_segment(last_part(&object.key), size) {
                 None => self.find(&object.key, "this is not the name of a WAL segment: nothing reads it"),
-                Some(_) if object.size_bytes != size => {
+                Some((_, Form::Raw)) if object.size_bytes != size => {
                     self.find(&object.key, format!("it has {} bytes, a segment has {size}", object.size_bytes));
                 }
-                Some(number) => drop(objects.segments.insert(number, object)),
+                Some(segment) => drop(objects.segments.insert(segment, object)),
             }
         }
         for object in tails {
             self.report.size_bytes += object.size_bytes;
             match names::parse_tail(last_part(&object.key), size) {
                 None => self.find(&object.key, "this is not the name of a tail: nothing reads it"),
-                Some((_, end)) if object.size_bytes != end.segment_offset(size) => {
+                Some((_, end, Form::Raw)) if object.size_bytes != end.segment_offset(size) => {
                     let expected = end.segment_offset(size);
                     self.find(&object.key, format!("it has {} bytes, by its name {expected}", object.size_bytes));
                 }
-                Some((term, end)) => drop(objects.tails.insert((end, term), object)),
+                Some((term, end, form)) => drop(objects.tails.insert((end, term, form), object)),
             }
         }
         (self.report.segments, self.report.tails) = (objects.segments.len() as u64, objects.tails.len() as u64);
@@ -140,14 +183,11 @@ impl<'a> Checker<'a> {
     fn check_gaps(&mut self, parameters: Parameters, objects: &Objects) {
         let size = u64::from(parameters.segment_size);
         let mut expected = BTreeSet::new();
-        let numbers = objects.segments.keys();
-        if let (Some(first), Some(last)) = (numbers.clone().next(), numbers.clone().last()) {
-            expected.extend(*first..=*last);
-        }
-        if let Some(((end, _), _)) = objects.tails.last_key_value()
-            && let Some(first) = objects.segments.keys().next()
-        {
-            expected.extend(*first..end.segment_number(size));
+        if let Some(((first, _), _)) = objects.segments.first_key_value() {
+            expected
+                .extend(objects.segments.last_key_value().map(|((last, _), _)| *first..=*last).into_iter().flatten());
+            let last_tail = objects.tails.last_key_value();
+            expected.extend(last_tail.map(|((end, ..), _)| *first..end.segment_number(size)).into_iter().flatten());
         }
         if let Some(state) = self.local.map(|local| &local.state) {
             let start = state.identity.start_lsn.segment_number(size);
@@ -156,13 +196,13 @@ impl<'a> Checker<'a> {
                 && tail.end.segment_offset(size) > 0
                 && !self.is_tail_there(tail.end, size, objects)
             {
-                let name = names::tail(self.key, tail.term, tail.end, size);
+                let name = Form::Packed.of(&names::tail(self.key, tail.term, tail.end, size));
                 self.find(&name, "MISSING: the safekeeper has dropped its WAL because this object was there");
             }
         }
         for number in expected {
-            if !objects.segments.contains_key(&number) {
-                let name = names::segment(self.key, number, size);
+            if !objects.has_segment(number) {
+                let name = Form::Packed.of(&names::segment(self.key, number, size));
                 self.find(&name, "MISSING: WAL before and behind it is there, so nobody can read on");
             }
         }
@@ -171,41 +211,69 @@ impl<'a> Checker<'a> {
     /// A tail may have been replaced by a longer one, or by its segment.
     fn is_tail_there(&self, end: Lsn, size: u64, objects: &Objects) -> bool {
         let segment = end.segment_number(size);
-        let mut longer = objects.tails.range((end, Term(0))..);
-        objects.segments.contains_key(&segment) || longer.any(|((other, _), _)| other.segment_number(size) == segment)
+        let mut longer = objects.tails.range((end, Term(0), Form::Packed)..);
+        objects.has_segment(segment) || longer.any(|((other, ..), _)| other.segment_number(size) == segment)
     }
 
     /// Reads everything in order.
     async fn check_wal(&mut self, parameters: Parameters, objects: &Objects) -> Result<(), StoreError> {
         let size = u64::from(parameters.segment_size);
-        let mut pieces: BTreeSet<u64> = objects.segments.keys().copied().collect();
-        pieces.extend(objects.tails.keys().map(|(end, _)| end.segment_number(size)));
+        let mut numbers: BTreeSet<u64> = objects.segments.keys().map(|(number, _)| *number).collect();
+        numbers.extend(objects.tails.keys().map(|(end, ..)| end.segment_number(size)));
         let mut decoder: Option<StreamDecoder> = None;
-        let total = pieces.len();
-        for (index, number) in pieces.into_iter().enumerate() {
+        let total = numbers.len();
+        for (index, number) in numbers.into_iter().enumerate() {
             (self.progress)(format!("segment {} of {total}", index + 1));
             let start = Lsn(number * size);
             if self.report.from == Lsn(0) {
                 self.report.from = start;
             }
-            let of_segment = |&((end, _), _): &(&(Lsn, Term), &ObjectInfo)| end.segment_number(size) == number;
-            let mut tails: Vec<_> = objects.tails.iter().filter(of_segment).collect();
-            let (name, wal, end) = match objects.segments.get(&number) {
-                Some(object) => (object.key.clone(), self.store.get(&object.key, size).await?, None),
-                None => {
-                    let Some(((end, _), object)) = tails.pop() else { continue };
-                    (object.key.clone(), self.store.get(&object.key, size).await?, Some(*end))
-                }
-            };
-            for (_, tail) in tails {
-                if !wal.starts_with(&self.store.get(&tail.key, size).await?) {
-                    self.find(&tail.key, format!("it differs from the beginning of {name}"));
+            let mut most: Option<(&str, Bytes)> = None;
+            for (object, form, length) in objects.of_segment(number, size) {
+                let Some(wal) = self.wal(object, form, start, length).await? else { continue };
+                self.report.wal_bytes += length;
+                let Some((name, most)) = &most else {
+                    self.compare_local(number, size, &object.key, &wal);
+                    let end = (length < size).then_some(Lsn(start.0 + length));
+                    decoder = self.decode(parameters, decoder.take(), &object.key, start, wal.clone(), end);
+                    most = Some((&object.key, wal));
+                    continue;
+                };
+                if !most.starts_with(&wal) {
+                    self.find(&object.key, format!("it differs from the beginning of {name}"));
                 }
             }
-            self.compare_local(number, size, &name, &wal);
-            decoder = self.decode(parameters, decoder, &name, start, wal, end);
         }
         Ok(())
+    }
+
+    /// The WAL in an object, if it is good as an object.
+    async fn wal(
+        &mut self,
+        object: &ObjectInfo,
+        form: Form,
+        start: Lsn,
+        length: u64,
+    ) -> Result<Option<Bytes>, StoreError> {
+        if form == Form::Raw {
+            return Ok(Some(self.store.get(&object.key, length).await?));
+        }
+        let limit = packed::max_bytes(length);
+        if object.size_bytes > limit {
+            self.find(&object.key, format!("it has {} bytes, at most {limit} are possible", object.size_bytes));
+            return Ok(None);
+        }
+        match packed::unpack(&self.store.get(&object.key, limit).await?, length) {
+            Ok(wal) => Ok(Some(wal)),
+            Err(error) => {
+                let at = match &error {
+                    PackedError::Piece { wal, .. } => Lsn(start.0 + wal.start),
+                    _ => start,
+                };
+                self.find(&object.key, format!("WAL from {at} on cannot be read from it: {error}"));
+                Ok(None)
+            }
+        }
     }
 
     /// Feeds one segment; returns the decoder for the next one, if the WAL is good so far.
