@@ -32,7 +32,7 @@
 static bool enabled = false;
 static uint32 shifted[4][256];	/* by the length of a lane */
 
-static uint64
+static inline uint64
 shift(uint64 sum)
 {
 	return shifted[0][sum & 0xFF] ^ shifted[1][(sum >> 8) & 0xFF] ^
@@ -55,7 +55,7 @@ make_tables(void)
 	}
 }
 
-static uint64
+static inline uint64
 word_at(const char *at)
 {
 	uint64		word;

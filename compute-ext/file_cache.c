@@ -40,39 +40,33 @@
  * Blocks that came one after the other mostly have the same way of
  * consecutive sets, so that they lie one behind the other in the file: such
  * runs are read and written in one call.  The rules above hold for each page
- * by itself: each is looked up, pinned or reserved under its own set's lock,
- * one lock at a time, and nothing throws until all are given back.  (A lock
- * that was free to be had for the first page cannot be one too many for the
- * next.)
+ * by itself: each is looked up, pinned or reserved under its own set's lock.
+ * Consecutive sets share locks, of which a process holds one at a time, and
+ * nothing throws until all are given back.  (If one lock more could be had for
+ * the first page, so it can for the others.)
  *
  *-------------------------------------------------------------------------
  */
 #include "postgres.h"
 
-#include <fcntl.h>
-#include <unistd.h>
-
 #include "access/xlog.h"
+#include "cache_file.h"
 #include "common/hashfn.h"
 #include "counters.h"
-#include "crc_lanes.h"
 #include "file_cache.h"
 #include "guc.h"
 #include "lwlsn.h"
 #include "miscadmin.h"
 #include "port/atomics.h"
 #include "port/pg_bitutils.h"
-#include "port/pg_iovec.h"
 #include "relsize.h"
-#include "storage/fd.h"
 #include "storage/lwlock.h"
 #include "storage/shmem.h"
 #include "utils/guc.h"
-#include "utils/wait_event.h"
 
-#define CACHE_FILE		"ogel_file_cache"
 #define WAYS			16
 #define NPARTITIONS		128
+#define SETS_PER_LOCK	16		/* about one read of a scan */
 #define TRANCHE_NAME	"OgelFileCache"
 #define LARGEST_USAGE	5
 #define BLOCKS_PER_MB	(1024 * 1024 / BLCKSZ)
@@ -103,7 +97,7 @@ typedef struct CacheSet
 
 typedef struct CacheTable
 {
-	LWLockPadded *locks;		/* NPARTITIONS by set number, and one for resizing */
+	LWLockPadded *locks;		/* NPARTITIONS for sets, and one for resizing */
 	uint32		nsets;
 	pg_atomic_uint32 nways;		/* in use; read under a set's lock */
 	pg_atomic_uint64 used;		/* entries that are not free */
@@ -126,11 +120,11 @@ typedef struct Held
 	int			position;		/* of its page among the caller's buffers */
 } Held;
 
+StaticAssertDecl(FILE_CACHE_MAX_BLOCKS <= PG_IOV_MAX, "a run is read in one call");
+
 static CacheTable *table = NULL;
-static int	file = -1;			/* this process's descriptor */
+static uint32 last_way = 0;		/* where this process found a free place last */
 static int	size_applied = -1;	/* MB, the setting this process acted on last */
-static uint32 wait_read = 0;
-static uint32 wait_write = 0;
 
 static uint32
 set_count(void)
@@ -181,11 +175,7 @@ file_cache_shmem_init(void)
 	table = ShmemInitStruct("ogel file cache", size, &found);
 	if (found)
 		return;
-	if (unlink(CACHE_FILE) != 0 && errno != ENOENT)
-		ereport(FATAL,
-				(errcode_for_file_access(),
-				 errmsg("could not remove file \"%s\": %m", CACHE_FILE),
-				 errdetail("It holds pages of an earlier server.")));
+	cache_file_remove();
 
 	/*
 	 * All other counts and entries start at zero, as fresh shared memory does:
@@ -212,7 +202,7 @@ number_of(const RelFork *key, BlockNumber blocknum)
 static CacheSet *
 set_at(uint32 number, LWLock **lock)
 {
-	*lock = &table->locks[number % NPARTITIONS].lock;
+	*lock = &table->locks[number / SETS_PER_LOCK % NPARTITIONS].lock;
 	return &table->sets[number];
 }
 
@@ -246,12 +236,12 @@ run_length(const Held *held, int nheld)
 }
 
 static void
-fill_iovec(struct iovec *iov, const Held *held, int nheld, void *const *buffers)
+fill_iovec(struct iovec *pages, const Held *held, int nheld, void *const *buffers)
 {
 	for (int i = 0; i < nheld; i++)
 	{
-		iov[i].iov_base = buffers[held[i].position];
-		iov[i].iov_len = BLCKSZ;
+		pages[i].iov_base = buffers[held[i].position];
+		pages[i].iov_len = BLCKSZ;
 	}
 }
 
@@ -302,12 +292,17 @@ find_place(CacheSet *set, bool passing)
 {
 	uint32		nways = pg_atomic_read_u32(&table->nways);
 
-	for (uint32 way = 0; way < nways; way++)
+	/* first the way that makes a run with the block before */
+	for (uint32 i = 0; i < nways; i++)
 	{
+		uint32		way = (last_way + i) % nways;
 		CacheEntry *entry = &set->entries[way];
 
 		if (entry->state == ENTRY_FREE && pg_atomic_read_u32(&entry->pins) == 0)
+		{
+			last_way = way;
 			return entry;
+		}
 	}
 	for (uint32 step = 0; !passing && step < nways * (LARGEST_USAGE + 1); step++)
 	{
@@ -327,29 +322,18 @@ find_place(CacheSet *set, bool passing)
 	return NULL;
 }
 
-static bool
-file_is_open(void)
-{
-	if (file < 0)
-	{
-		file = BasicOpenFile(CACHE_FILE, O_RDWR | O_CREAT | PG_BINARY);
-		if (file >= 0)
-			ReserveExternalFD();
-	}
-	return file >= 0;
-}
-
 /* Takes the ways from nways on out of use. */
 static void
 empty_ways(uint32 nways)
 {
 	for (uint32 number = 0; number < table->nsets; number++)
 	{
-		LWLock	   *lock = &table->locks[number % NPARTITIONS].lock;
+		LWLock	   *lock;
+		CacheSet   *set = set_at(number, &lock);
 
 		LWLockAcquire(lock, LW_EXCLUSIVE);
 		for (uint32 way = nways; way < WAYS; way++)
-			discard(&table->sets[number].entries[way]);
+			discard(&set->entries[way]);
 		LWLockRelease(lock);
 	}
 }
@@ -374,9 +358,7 @@ apply_size(void)
 		if (nways < before)
 		{
 			empty_ways(nways);
-			/* if that fails, only space is wasted */
-			if (file_is_open() &&
-				ftruncate(file, (off_t) nways * table->nsets * BLCKSZ) != 0)
+			if (!cache_file_cut((off_t) nways * table->nsets * BLCKSZ))
 				pg_atomic_fetch_add_u64(&table->io_errors, 1);
 		}
 	}
@@ -394,44 +376,25 @@ usable(void)
 	{
 		if (size_applied != ogel_file_cache_size)
 			apply_size();
-		if (wait_read == 0)
-		{
-			wait_write = WaitEventExtensionNew("OgelFileCacheWrite");
-			wait_read = WaitEventExtensionNew("OgelFileCacheRead");
-		}
+		cache_file_prepare();
 	}
 	return pg_atomic_read_u32(&table->nways) > 0;
 }
 
-static pg_crc32c
-checksum_of(const RelFork *key, BlockNumber blocknum, const void *page)
-{
-	pg_crc32c	checksum;
-
-	INIT_CRC32C(checksum);
-	COMP_CRC32C(checksum, key, sizeof(RelFork));
-	COMP_CRC32C(checksum, &blocknum, sizeof(blocknum));
-	checksum = crc_lanes(checksum, page, BLCKSZ);
-	FIN_CRC32C(checksum);
-	return checksum;
-}
-
+/*
+ * Is the page here?  Asked ahead of time, when the answer may change anyway
+ * before it is of use: so it is given without a lock.
+ */
 bool
 file_cache_contains(const RelFork *key, BlockNumber blocknum)
 {
 	LWLock	   *lock;
-	CacheSet   *set;
 	CacheEntry *entry;
-	bool		found;
 
 	if (!usable())
 		return false;
-	set = set_of(key, blocknum, &lock);
-	LWLockAcquire(lock, LW_SHARED);
-	entry = find(set, key, blocknum);
-	found = entry != NULL && entry->state == ENTRY_VALID;
-	LWLockRelease(lock);
-	return found;
+	entry = find(set_of(key, blocknum, &lock), key, blocknum);
+	return entry != NULL && entry->state == ENTRY_VALID;
 }
 
 /* The bytes at the entry's place did not match: nobody shall try them again. */
@@ -445,58 +408,72 @@ drop_damaged(CacheEntry *entry, LWLock *lock, const RelFork *key, BlockNumber bl
 	LWLockRelease(lock);
 }
 
-/* Finds the page and pins its place.  False when it is not here. */
-static bool
-pin(Held *held, uint32 set_number, const RelFork *key, BlockNumber blocknum, int position)
+/* Changes to another lock, or none, unless that one is held. */
+static void
+change_lock(LWLock **locked, LWLock *lock, LWLockMode mode)
 {
-	LWLock	   *lock;
-	CacheSet   *set = set_at(set_number, &lock);
-	CacheEntry *entry;
-	bool		found;
+	if (*locked == lock)
+		return;
+	if (*locked != NULL)
+		LWLockRelease(*locked);
+	*locked = lock;
+	if (lock != NULL)
+		LWLockAcquire(lock, mode);
+}
 
-	LWLockAcquire(lock, LW_SHARED);
-	entry = find(set, key, blocknum);
-	found = entry != NULL && entry->state == ENTRY_VALID;
-	if (found)
+/* Finds the blocks whose bits are set in wanted and pins their places; returns how many. */
+static int
+pin(Held *held, const RelFork *key, BlockNumber first, uint64 wanted)
+{
+	uint32		number = number_of(key, first);
+	LWLock	   *locked = NULL;
+	int			nheld = 0;
+
+	for (int i = 0; i < FILE_CACHE_MAX_BLOCKS && wanted >> i != 0; i++, number = next_number(number))
 	{
+		LWLock	   *lock;
+		CacheSet   *set = set_at(number, &lock);
+		CacheEntry *entry;
+
+		if ((wanted >> i & 1) == 0)
+			continue;
+		change_lock(&locked, lock, LW_SHARED);
+		entry = find(set, key, first + i);
+		if (entry == NULL || entry->state != ENTRY_VALID)
+			continue;
 		pg_atomic_fetch_add_u32(&entry->pins, 1);
-		hold(held, set, entry, lock, position);
 		/* a lost increment among readers does no harm */
 		if (entry->usage < LARGEST_USAGE)
 			entry->usage++;
+		hold(&held[nheld++], set, entry, lock, i);
 	}
-	LWLockRelease(lock);
-	return found;
+	change_lock(&locked, NULL, LW_SHARED);
+	return nheld;
 }
 
 /* Reads the pages of pinned entries that form a run, and unpins them. */
 static uint64
 read_run(const RelFork *key, BlockNumber first, void *const *buffers, const Held *held, int nheld)
 {
-	struct iovec iov[FILE_CACHE_MAX_BLOCKS];
-	ssize_t		nread = -1;
+	struct iovec pages[FILE_CACHE_MAX_BLOCKS];
+	int			nread;
 	uint64		found = 0;
 
-	fill_iovec(iov, held, nheld, buffers);
-	if (file_is_open())
+	fill_iovec(pages, held, nheld, buffers);
+	nread = cache_file_read(held->offset, pages, nheld);
+	for (int i = 0; i < nheld; i++)
 	{
-		pgstat_report_wait_start(wait_read);
-		nread = pg_preadv(file, iov, nheld, held->offset);
-		pgstat_report_wait_end();
-	}
-	for (int i = 0; i < nheld; i++, nread -= BLCKSZ)
-	{
-		int			position = held[i].position;
-		bool		good = nread >= BLCKSZ &&
-			EQ_CRC32C(held[i].checksum, checksum_of(key, first + position, buffers[position]));
+		BlockNumber blocknum = first + held[i].position;
+		bool		good = i < nread &&
+			EQ_CRC32C(held[i].checksum, cache_file_checksum(key, blocknum, pages[i].iov_base));
 
 		pg_atomic_fetch_sub_u32(&held[i].entry->pins, 1);
 		if (good)
-			found |= UINT64CONST(1) << position;
+			found |= UINT64CONST(1) << held[i].position;
 		else
 		{
-			pg_atomic_fetch_add_u64(nread >= BLCKSZ ? &table->bad_checksums : &table->io_errors, 1);
-			drop_damaged(held[i].entry, held[i].lock, key, first + position);
+			pg_atomic_fetch_add_u64(i < nread ? &table->bad_checksums : &table->io_errors, 1);
+			drop_damaged(held[i].entry, held[i].lock, key, blocknum);
 		}
 	}
 	return found;
@@ -510,17 +487,13 @@ uint64
 file_cache_readv(const RelFork *key, BlockNumber first, void *const *buffers, uint64 wanted)
 {
 	Held		held[FILE_CACHE_MAX_BLOCKS];
-	int			nheld = 0;
+	int			nheld;
 	int			length;
-	uint32		number;
 	uint64		found = 0;
 
 	if (wanted == 0 || !usable())
 		return 0;
-	number = number_of(key, first);
-	for (int i = 0; i < FILE_CACHE_MAX_BLOCKS && wanted >> i != 0; i++, number = next_number(number))
-		if ((wanted >> i & 1) != 0 && pin(&held[nheld], number, key, first + i, i))
-			nheld++;
+	nheld = pin(held, key, first, wanted);
 	for (int i = 0; i < nheld; i += length)
 	{
 		length = run_length(held + i, nheld - i);
@@ -570,43 +543,45 @@ reserve(CacheSet *set, const RelFork *key, BlockNumber blocknum, bool passing)
 	return entry;
 }
 
-/* Makes a reserved place readable once its page is written, or gives it up. */
+/*
+ * Makes reserved places readable, as many from the first on as were written,
+ * and gives up the others.
+ */
 static void
-publish(const Held *held, bool written)
+publish(const Held *held, int nheld, int nwritten)
 {
-	CacheEntry *entry = held->entry;
+	LWLock	   *locked = NULL;
 
-	pg_atomic_fetch_add_u64(written ? &table->writes : &table->io_errors, 1);
-	LWLockAcquire(held->lock, LW_EXCLUSIVE);
-	if (written && entry->state == ENTRY_WRITING)
+	for (int i = 0; i < nheld; i++)
 	{
-		entry->checksum = held->checksum;
-		entry->state = ENTRY_VALID;
+		CacheEntry *entry = held[i].entry;
+
+		change_lock(&locked, held[i].lock, LW_EXCLUSIVE);
+		if (i < nwritten && entry->state == ENTRY_WRITING)
+		{
+			entry->checksum = held[i].checksum;
+			entry->state = ENTRY_VALID;
+		}
+		else
+			set_free(entry);
 	}
-	else
-		set_free(entry);
-	LWLockRelease(held->lock);
+	change_lock(&locked, NULL, LW_EXCLUSIVE);
+	pg_atomic_fetch_add_u64(&table->writes, nwritten);
+	if (nwritten < nheld)
+		pg_atomic_fetch_add_u64(&table->io_errors, nheld - nwritten);
 }
 
 /* Writes pages into reserved places that form a run. */
 static void
 write_run(void *const *buffers, Held *held, int nheld)
 {
-	struct iovec iov[FILE_CACHE_MAX_BLOCKS];
-	ssize_t		nwritten = -1;
+	struct iovec pages[FILE_CACHE_MAX_BLOCKS];
 
+	fill_iovec(pages, held, nheld, buffers);
 	for (int i = 0; i < nheld; i++)
-		held[i].checksum = checksum_of(&held[i].entry->key, held[i].entry->blocknum,
-									   buffers[held[i].position]);
-	fill_iovec(iov, held, nheld, buffers);
-	if (file_is_open())
-	{
-		pgstat_report_wait_start(wait_write);
-		nwritten = pg_pwritev(file, iov, nheld, held->offset);
-		pgstat_report_wait_end();
-	}
-	for (int i = 0; i < nheld; i++, nwritten -= BLCKSZ)
-		publish(&held[i], nwritten >= BLCKSZ);
+		held[i].checksum = cache_file_checksum(&held[i].entry->key, held[i].entry->blocknum,
+											   pages[i].iov_base);
+	publish(held, nheld, cache_file_write(held->offset, pages, nheld));
 }
 
 void
@@ -636,26 +611,45 @@ file_cache_capacity(void)
 	return table == NULL ? 0 : (uint64) pg_atomic_read_u32(&table->nways) * table->nsets;
 }
 
-/* Reserves a place for an answer, if it is to be kept (rule 2). */
-static bool
-reserve_for_answer(Held *held, uint32 set_number, const RelFork *key, BlockNumber blocknum,
-				   XLogRecPtr not_modified_since, bool passing, int position)
+/*
+ * Reserves places for the answers that are to be kept (rule 2); returns how
+ * many.  A look at the last-written LSNs serves all blocks whose sets have the
+ * same lock: writers of any of them raise them before and need that lock after.
+ */
+static int
+reserve_for_answers(Held *held, const RelFork *key, BlockNumber first, uint64 answered,
+					const XLogRecPtr *not_modified_since, bool passing)
 {
-	LWLock	   *lock;
-	CacheSet   *set = set_at(set_number, &lock);
-	CacheEntry *entry;
+	uint32		number = number_of(key, first);
+	BlockNumber last = first + pg_leftmost_one_pos64(answered);
+	LWLock	   *locked = NULL;
+	XLogRecPtr	last_written = InvalidXLogRecPtr;
+	int			nheld = 0;
 
-	LWLockAcquire(lock, LW_EXCLUSIVE);
-	/* a version kept by a writer is at least as new */
-	entry = find(set, key, blocknum);
-	if (entry == NULL && lwlsn_of_page(key, blocknum) <= not_modified_since)
-		entry = reserve(set, key, blocknum, passing);
-	else
-		entry = NULL;
-	LWLockRelease(lock);
-	if (entry != NULL)
-		hold(held, set, entry, lock, position);
-	return entry != NULL;
+	for (int i = 0; i < FILE_CACHE_MAX_BLOCKS && answered >> i != 0; i++, number = next_number(number))
+	{
+		LWLock	   *lock;
+		CacheSet   *set = set_at(number, &lock);
+		CacheEntry *entry;
+
+		if ((answered >> i & 1) == 0)
+			continue;
+		if (lock != locked)
+		{
+			change_lock(&locked, lock, LW_EXCLUSIVE);
+			last_written = lwlsn_of_pages(key, first + i, last);
+		}
+		/* a version kept by a writer is at least as new */
+		if (find(set, key, first + i) != NULL ||
+			(last_written > not_modified_since[i] &&
+			 lwlsn_of_page(key, first + i) > not_modified_since[i]))
+			continue;
+		entry = reserve(set, key, first + i, passing);
+		if (entry != NULL)
+			hold(&held[nheld++], set, entry, lock, i);
+	}
+	change_lock(&locked, NULL, LW_EXCLUSIVE);
+	return nheld;
 }
 
 void
@@ -663,18 +657,13 @@ file_cache_write_answers(const RelFork *key, BlockNumber first, void *const *buf
 						 uint64 answered, const XLogRecPtr *not_modified_since, bool passing)
 {
 	Held		held[FILE_CACHE_MAX_BLOCKS];
-	int			nheld = 0;
+	int			nheld;
 	int			length;
-	uint32		number;
 
 	if (answered == 0 || !usable() ||
 		(passing && pg_atomic_read_u64(&table->used) >= file_cache_capacity()))
 		return;
-	number = number_of(key, first);
-	for (int i = 0; i < FILE_CACHE_MAX_BLOCKS && answered >> i != 0; i++, number = next_number(number))
-		if ((answered >> i & 1) != 0 &&
-			reserve_for_answer(&held[nheld], number, key, first + i, not_modified_since[i], passing, i))
-			nheld++;
+	nheld = reserve_for_answers(held, key, first, answered, not_modified_since, passing);
 	for (int i = 0; i < nheld; i += length)
 	{
 		length = run_length(held + i, nheld - i);
@@ -688,8 +677,8 @@ drop_matching(Oid dbOid, const RelFork *key, BlockNumber begin)
 {
 	for (uint32 number = 0; number < table->nsets; number++)
 	{
-		LWLock	   *lock = &table->locks[number % NPARTITIONS].lock;
-		CacheSet   *set = &table->sets[number];
+		LWLock	   *lock;
+		CacheSet   *set = set_at(number, &lock);
 
 		LWLockAcquire(lock, LW_EXCLUSIVE);
 		for (int way = 0; way < WAYS; way++)

@@ -15,7 +15,7 @@ extern void file_cache_shmem_request(void);
 extern void file_cache_shmem_init(void);
 
 /* Blocks of one call: each has a bit */
-#define FILE_CACHE_MAX_BLOCKS	64
+#define FILE_CACHE_MAX_BLOCKS	32
 
 extern uint64 file_cache_readv(const RelFork *key, BlockNumber first, void *const *buffers,
 							   uint64 wanted);

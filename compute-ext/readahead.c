@@ -489,8 +489,10 @@ readahead_advance(SMgrRelation reln, ForkNumber forknum,
 	if (target <= stream->ahead ||
 		(target < limit && target - stream->ahead < stream->window / 2))
 		return true;
+	/* what is on the local disk need not be looked for in the buffers */
 	for (BlockNumber block = stream->ahead; block < target; block++)
-		(void) PrefetchSharedBuffer(reln, forknum, block);
+		if (!file_cache_contains(&key, block))
+			(void) PrefetchSharedBuffer(reln, forknum, block);
 	stream->ahead = target;
 	send_batch();
 	return true;
