@@ -3,9 +3,14 @@
 
 mod node;
 
-use std::{fs, path::PathBuf, time::Duration};
+use std::{
+    fs,
+    path::PathBuf,
+    time::{Duration, Instant},
+};
 
 use node::{
+    LIMIT,
     archiving::{Archiving, SIZE, make_raw, unpacked, wait_until},
     proposer::TestProposer,
     reader::TestReader,
@@ -67,7 +72,9 @@ fn packed_otherwise(wal: &[u8]) -> Vec<u8> {
 }
 
 async fn wait_difference(it: &Archiving) {
+    let began = Instant::now();
     while it.metric("safekeeper_archive_differences_total").await == 0 {
+        assert!(began.elapsed() < LIMIT, "other WAL in the object store was not seen");
         tokio::time::sleep(Duration::from_millis(20)).await;
     }
 }

@@ -138,7 +138,7 @@ proptest! {
             prop_assert!(read_range(&object[..at], length as u64, 0..length as u64).is_err());
         }
         let longer = [object.as_slice(), &[0]].concat();
-        prop_assert!(unpack(&longer, length as u64).is_err());
+        prop_assert!(unpack(&longer, length as u64).is_err() && holds(&longer, &wal).is_err());
     }
 
     #[test]
