@@ -13,10 +13,11 @@ use quorum::{AcceptorState, PeerStatus, Repair};
 
 use crate::{
     disk::{
+        SegmentWriter,
         acked_file::{AckedFile, AckedFileError},
         control_file::{self, ControlFileError},
         recovery::{self, Checks, RecoveryError},
-        segments::{SegmentError, SegmentFolder, SegmentWriter},
+        segments::{SegmentError, SegmentFolder},
     },
     peers::{
         ask,

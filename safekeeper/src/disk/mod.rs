@@ -3,5 +3,9 @@
 pub mod acked_file;
 pub mod control_file;
 pub mod recovery;
+mod segment_writer;
 pub mod segments;
 pub mod space;
+mod wal_file;
+
+pub use segment_writer::SegmentWriter;

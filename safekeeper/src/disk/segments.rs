@@ -6,16 +6,18 @@
 //!
 //! While WAL comes in a stream, writing each byte twice would cost more than journaling: then the space is only reserved
 //! ([`Filling::Reserved`]), and small appends that come behind the stream have zeros written ahead of them piece by piece.
+//!
+//! Zeros, appends ([`super::segment_writer`]) and reads of whole segments go past the page cache.
 
 use std::{
-    collections::{BTreeMap, HashMap},
-    fs::{self, File, OpenOptions},
-    io::{self, Write},
+    collections::HashMap,
+    fs::{self, File},
+    io,
     ops::Range,
     os::unix::fs::{FileExt, MetadataExt},
     path::{Path, PathBuf},
     sync::{
-        Arc, Mutex, MutexGuard, PoisonError,
+        Mutex, MutexGuard, PoisonError,
         atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering},
     },
 };
@@ -24,12 +26,16 @@ use nix::{errno::Errno, fcntl::FallocateFlags};
 use ogel_ids::Lsn;
 use ogel_service::durable_file;
 
-use super::{acked_file, space::SpaceLimits};
+use super::{
+    acked_file,
+    space::SpaceLimits,
+    wal_file::{AlignedBytes, WalFile, block_end, block_start},
+};
 
 /// Bytes written and flushed at a time while a segment is made: the disk's queue stays short for commits.
 const FILL_STEP_BYTES: usize = 1 << 20;
-/// Piece in which a cut segment is searched for bytes that are not zero.
-const ZERO_STEP_BYTES: usize = 64 << 10;
+/// So much is read past the page cache: whoever wants it, wants it once.
+const LARGE_READ_BYTES: usize = 1 << 20;
 /// An append of so much belongs to a stream, whose flushes may journal.
 const LARGE_APPEND_BYTES: usize = 64 << 10;
 /// Zeros written ahead of a small append in a segment that is only reserved.
@@ -76,6 +82,8 @@ pub struct SegmentFolder {
     path: PathBuf,
     segment_size_bytes: u64,
     sync: bool,
+    /// The page cache is left out where that is possible.
+    direct: bool,
     /// Held while a segment is made, so that it is made once.
     making: Mutex<()>,
     /// Highest segment that was begun to be made ahead.
@@ -98,6 +106,7 @@ impl SegmentFolder {
             path,
             segment_size_bytes,
             sync,
+            direct: true,
             making: Mutex::new(()),
             ahead: AtomicU64::new(0),
             reserved: Mutex::default(),
@@ -111,6 +120,12 @@ impl SegmentFolder {
     /// Makes segments only within these limits.
     pub fn with_limits(self, limits: SpaceLimits) -> Self {
         Self { limits, ..self }
+    }
+
+    /// Goes through the page cache, as where the file system wants that.
+    #[cfg(test)]
+    pub fn through_page_cache(self) -> Self {
+        Self { direct: false, ..self }
     }
 
     /// Makes nothing from now on; waits for what is being made.
@@ -141,7 +156,7 @@ impl SegmentFolder {
     }
 
     /// Segments behind `number` are gone.
-    fn forget_ahead(&self, number: u64) {
+    pub(super) fn forget_ahead(&self, number: u64) {
         self.ahead.store(number, Ordering::Relaxed);
         self.change_reserved(|reserved| reserved.retain(|reserved, _| *reserved <= number));
     }
@@ -165,6 +180,16 @@ impl SegmentFolder {
         }
     }
 
+    /// Where there is room already: a failure is a failing disk.
+    pub(super) fn disk_failed(&self, number: u64) -> impl Fn(io::Error) -> SegmentError {
+        let name = self.segment_name(number);
+        move |error| SegmentError::Io { name: name.clone(), error }
+    }
+
+    pub(super) fn open_to_write(&self, number: u64) -> io::Result<WalFile> {
+        WalFile::open(&self.segment_path(number), self.direct)
+    }
+
     /// Makes the segment unless it is there, with `prefix` at its start; on return it is durable.
     pub fn make(&self, number: u64, prefix: &[u8], filling: Filling) -> Result<(), SegmentError> {
         let _making = self.making.lock().unwrap_or_else(PoisonError::into_inner);
@@ -178,12 +203,13 @@ impl SegmentFolder {
             None => {
                 self.check_limits(number)?;
                 let partial = self.path.join(format!(".{}.partial", self.segment_name(number)));
-                let filled = File::create(&partial).and_then(|file| match filling {
-                    Filling::Reserved if self.reserve(&file)? => {
+                let filled = File::create(&partial).and_then(|file| {
+                    let reserved = self.reserve(&file)?;
+                    if filling == Filling::Reserved && reserved {
                         self.change_reserved(|reserved| reserved.insert(number, 0));
-                        if self.sync { file.sync_all() } else { Ok(()) }
+                        return if self.sync { file.sync_all() } else { Ok(()) };
                     }
-                    _ => self.fill(file, prefix),
+                    self.fill(&partial, prefix)
                 });
                 (partial, filled)
             }
@@ -233,8 +259,7 @@ impl SegmentFolder {
         }
         let recycling = self.path.join(RECYCLING);
         fs::rename(path, &recycling)?;
-        let file = OpenOptions::new().write(true).open(&recycling)?;
-        self.fill(file, &[])?;
+        self.fill(&recycling, &[])?;
         fs::rename(recycling, self.path.join(format!("{SPARE_PREFIX}{}", self.segment_name(number))))
     }
 
@@ -259,14 +284,14 @@ impl SegmentFolder {
         }
     }
 
-    /// Before an append at `offset` of a segment: the zeros that must be written ahead of it, as a range of offsets.
-    fn zeros_due(&self, number: u64, offset: u64, append_bytes: usize) -> Option<Range<u64>> {
+    /// For an append at `offset` of a segment: the zeros that must be written behind its last block, as a range of offsets of blocks.
+    pub(super) fn zeros_due(&self, number: u64, offset: u64, append_bytes: usize) -> Option<Range<u64>> {
         if self.reserved_count.load(Ordering::SeqCst) == 0 {
             return None;
         }
         self.change_reserved(|reserved| {
             let written = reserved.get_mut(&number)?;
-            let end = offset + append_bytes as u64;
+            let end = block_end(offset + append_bytes as u64);
             let due = append_bytes < LARGE_APPEND_BYTES && end > *written;
             let zeros = end..if due { (end + ZEROS_AHEAD_BYTES).min(self.segment_size_bytes) } else { end };
             *written = zeros.end.max(*written);
@@ -277,19 +302,21 @@ impl SegmentFolder {
         })
     }
 
-    fn fill(&self, mut file: File, prefix: &[u8]) -> io::Result<()> {
-        file.write_all(prefix)?;
-        let zeros = vec![0; FILL_STEP_BYTES];
-        let mut missing = self.segment_size_bytes - prefix.len() as u64;
-        while missing > 0 {
-            let step = missing.min(FILL_STEP_BYTES as u64);
-            file.write_all(&zeros[..step as usize])?;
+    /// Writes a file anew: `prefix`, then zeros.
+    fn fill(&self, path: &Path, prefix: &[u8]) -> io::Result<()> {
+        let mut file = WalFile::open(path, self.direct)?;
+        let mut piece = AlignedBytes::zeroed(FILL_STEP_BYTES);
+        for offset in (0..self.segment_size_bytes).step_by(FILL_STEP_BYTES) {
+            let prefix = prefix.get(offset as usize..).unwrap_or_default();
+            let prefix = &prefix[..prefix.len().min(FILL_STEP_BYTES)];
+            piece[..prefix.len()].copy_from_slice(prefix);
+            file.write(&piece, offset, 0..FILL_STEP_BYTES)?;
+            piece[..prefix.len()].fill(0);
             if self.sync {
-                file.sync_data()?;
+                file.file().sync_data()?;
             }
-            missing -= step;
         }
-        if self.sync { file.sync_all() } else { Ok(()) }
+        if self.sync { file.file().sync_all() } else { Ok(()) }
     }
 
     /// Numbers of the segments that are there, rising.
@@ -345,7 +372,33 @@ impl SegmentFolder {
 
     /// Reads from `at` up to the end of `into` or of the segment, whichever comes first.
     pub fn read(&self, at: Lsn, into: &mut [u8]) -> io::Result<usize> {
-        SegmentReader::default().read(self, at, into)
+        if into.len() < LARGE_READ_BYTES {
+            return SegmentReader::default().read(self, at, into);
+        }
+        let (number, begin) = (at.segment_number(self.segment_size_bytes), at.segment_offset(self.segment_size_bytes));
+        let mut file = self.open_to_write(number)?;
+        let end = self.segment_size_bytes.min(begin + into.len() as u64);
+        let mut piece = AlignedBytes::zeroed(LARGE_READ_BYTES);
+        let mut offset = begin;
+        while offset < end {
+            let start = block_start(offset);
+            let blocks = piece.len().min((block_end(end) - start) as usize);
+            file.read(&mut piece[..blocks], start)?;
+            let next = end.min(start + blocks as u64);
+            into[(offset - begin) as usize..(next - begin) as usize]
+                .copy_from_slice(&piece[(offset - start) as usize..(next - start) as usize]);
+            offset = next;
+        }
+        self.still_there(number, file.file())?;
+        Ok((end - begin) as usize)
+    }
+
+    /// A recycled segment is another one's content by now.
+    fn still_there(&self, number: u64, file: &File) -> io::Result<()> {
+        if fs::metadata(self.segment_path(number))?.ino() == file.metadata()?.ino() {
+            return Ok(());
+        }
+        Err(io::Error::new(io::ErrorKind::NotFound, "the segment was removed meanwhile"))
     }
 }
 
@@ -366,121 +419,16 @@ impl SegmentReader {
         let (_, file) = self.open.as_ref().expect("it was opened above");
         let count = (into.len() as u64).min(size - at.segment_offset(size)) as usize;
         file.read_exact_at(&mut into[..count], at.segment_offset(size))?;
-        // A recycled segment is another one's content by now.
-        if fs::metadata(folder.segment_path(number))?.ino() != file.metadata()?.ino() {
-            return Err(io::Error::new(io::ErrorKind::NotFound, "the segment was removed meanwhile"));
-        }
+        folder.still_there(number, file)?;
         Ok(count)
-    }
-}
-
-/// Writes WAL. One per timeline, used by one thread at a time.
-#[derive(Debug)]
-pub struct SegmentWriter {
-    folder: Arc<SegmentFolder>,
-    /// Segments written to since the last sync, and the one written last.
-    open: BTreeMap<u64, File>,
-}
-
-impl SegmentWriter {
-    /// A writer that has nothing open.
-    pub fn new(folder: Arc<SegmentFolder>) -> Self {
-        Self { folder, open: BTreeMap::new() }
-    }
-
-    /// Makes every segment that `[begin, end)` touches, before any of its bytes is written.
-    pub fn make_room(&self, begin: Lsn, end: Lsn) -> Result<(), SegmentError> {
-        let size = self.folder.segment_size_bytes;
-        if begin >= end {
-            return Ok(());
-        }
-        (begin.segment_number(size)..=Lsn(end.0 - 1).segment_number(size)).try_for_each(|number| {
-            if self.open.contains_key(&number) { Ok(()) } else { self.folder.make(number, &[], Filling::Zeros) }
-        })
-    }
-
-    /// Writes bytes at `begin`; they are durable after [`SegmentWriter::sync`].
-    pub fn write(&mut self, begin: Lsn, mut bytes: &[u8]) -> Result<(), SegmentError> {
-        let size = self.folder.segment_size_bytes;
-        let mut at = begin;
-        while !bytes.is_empty() {
-            let (number, offset) = (at.segment_number(size), at.segment_offset(size));
-            let count = (bytes.len() as u64).min(size - offset) as usize;
-            // The room was made: from here on a failure is a failing disk.
-            let failed = |error| SegmentError::Io { name: self.folder.segment_name(number), error };
-            let file = match self.open.entry(number) {
-                std::collections::btree_map::Entry::Occupied(entry) => entry.into_mut(),
-                std::collections::btree_map::Entry::Vacant(entry) => entry.insert(
-                    OpenOptions::new().write(true).read(true).open(self.folder.segment_path(number)).map_err(failed)?,
-                ),
-            };
-            if let Some(zeros) = self.folder.zeros_due(number, offset, count) {
-                file.write_all_at(&vec![0; (zeros.end - zeros.start) as usize], zeros.start).map_err(failed)?;
-            }
-            file.write_all_at(&bytes[..count], offset).map_err(failed)?;
-            at = Lsn(at.0 + count as u64);
-            bytes = &bytes[count..];
-        }
-        Ok(())
-    }
-
-    /// Makes everything written durable.
-    pub fn sync(&mut self) -> Result<(), SegmentError> {
-        for (number, file) in &self.open {
-            if self.folder.sync {
-                let failed = |error| SegmentError::Io { name: self.folder.segment_name(*number), error };
-                file.sync_data().map_err(failed)?;
-            }
-        }
-        while self.open.len() > 1 {
-            self.open.pop_first();
-        }
-        Ok(())
-    }
-
-    /// Makes everything written durable and closes the files, of a timeline that comes to rest.
-    pub fn close(&mut self) -> Result<(), SegmentError> {
-        self.sync()?;
-        self.open.clear();
-        Ok(())
-    }
-
-    /// Zeroes everything from `cut` on and makes that durable (H2): later segments are removed from the last one down, so that a
-    /// crash in between leaves a log that is merely shorter.
-    pub fn cut(&mut self, cut: Lsn) -> io::Result<()> {
-        self.open.clear();
-        let size = self.folder.segment_size_bytes;
-        let first = cut.segment_number(size);
-        self.folder.forget_ahead(first);
-        for number in self.folder.numbers()?.into_iter().rev().filter(|number| *number > first) {
-            fs::remove_file(self.folder.segment_path(number))?;
-        }
-        if self.folder.sync {
-            durable_file::sync_folder(&self.folder.path)?;
-        }
-        let path = self.folder.segment_path(first);
-        if !path.exists() {
-            return Ok(());
-        }
-        let file = OpenOptions::new().write(true).read(true).open(path)?;
-        let mut piece = vec![0; ZERO_STEP_BYTES];
-        let mut offset = cut.segment_offset(size);
-        while offset < size {
-            let count = (size - offset).min(ZERO_STEP_BYTES as u64 - offset % ZERO_STEP_BYTES as u64) as usize;
-            file.read_exact_at(&mut piece[..count], offset)?;
-            if piece[..count].iter().any(|byte| *byte != 0) {
-                piece[..count].fill(0);
-                file.write_all_at(&piece[..count], offset)?;
-            }
-            offset += count as u64;
-        }
-        if self.folder.sync { file.sync_data() } else { Ok(()) }
     }
 }
 
 #[cfg(test)]
 mod tests {
-    use super::*;
+    use std::sync::Arc;
+
+    use super::{super::segment_writer::SegmentWriter, *};
 
     const SIZE: u64 = 1 << 20;
 
@@ -488,24 +436,6 @@ mod tests {
         let temp = tempfile::tempdir().unwrap();
         let folder = Arc::new(SegmentFolder::new(temp.path().to_owned(), SIZE, true));
         (temp, folder)
-    }
-
-    #[test]
-    fn what_is_written_across_segments_is_read_back() {
-        let (_temp, folder) = folder();
-        let mut writer = SegmentWriter::new(folder.clone());
-        let bytes: Vec<u8> = (0..3_000_000_u32).map(|i| (i % 251 + 1) as u8).collect();
-        let begin = Lsn(5 * SIZE - 777);
-        writer.make_room(begin, Lsn(begin.0 + bytes.len() as u64)).unwrap();
-        writer.write(begin, &bytes).unwrap();
-        writer.sync().unwrap();
-        assert_eq!(folder.numbers().unwrap(), [4, 5, 6, 7]);
-        let mut back = vec![0; bytes.len()];
-        let (mut reader, mut done) = (SegmentReader::default(), 0);
-        while done < back.len() {
-            done += reader.read(&folder, Lsn(begin.0 + done as u64), &mut back[done..]).unwrap();
-        }
-        assert!(back == bytes);
     }
 
     #[test]
@@ -532,45 +462,5 @@ mod tests {
             assert_eq!(folder.read(Lsn(number * SIZE), &mut back).unwrap(), SIZE as usize);
             assert!(back.iter().all(|byte| *byte == 0), "segment {number}");
         }
-    }
-
-    #[test]
-    fn nothing_is_left_behind_a_cut() {
-        let (_temp, folder) = folder();
-        let mut writer = SegmentWriter::new(folder.clone());
-        writer.make_room(Lsn(SIZE), Lsn(4 * SIZE)).unwrap();
-        writer.write(Lsn(SIZE), &vec![7; 3 * SIZE as usize]).unwrap();
-        writer.cut(Lsn(2 * SIZE + 1000)).unwrap();
-        assert_eq!(folder.numbers().unwrap(), [1, 2]);
-        let mut back = vec![9; SIZE as usize];
-        folder.read(Lsn(2 * SIZE), &mut back).unwrap();
-        assert!(back[..1000].iter().all(|b| *b == 7) && back[1000..].iter().all(|b| *b == 0));
-        assert_eq!(folder.read(Lsn(4 * SIZE), &mut back).unwrap_err().kind(), io::ErrorKind::NotFound);
-    }
-
-    #[test]
-    fn behind_a_stream_small_appends_find_written_zeros() {
-        let (_temp, folder) = folder();
-        let mut writer = SegmentWriter::new(folder.clone());
-        folder.make(1, &[], Filling::Reserved).unwrap();
-        let blocks = || fs::metadata(folder.segment_path(1)).unwrap().blocks() * 512;
-        assert!(blocks() >= SIZE, "lack of space shows now, not when it is written");
-        let mut expected = vec![0; SIZE as usize];
-        let mut at = 0;
-        for (number, count) in [300_000, 100, 50, 200_000, 7, 1000].into_iter().enumerate() {
-            let bytes = vec![number as u8 + 1; count];
-            writer.write(Lsn(SIZE + at as u64), &bytes).unwrap();
-            expected[at..at + count].copy_from_slice(&bytes);
-            at += count;
-        }
-        writer.sync().unwrap();
-        let mut back = vec![9; SIZE as usize];
-        folder.read(Lsn(SIZE), &mut back).unwrap();
-        assert!(back == expected);
-        // Written ahead once, not before each append.
-        assert_eq!(folder.zeros_due(1, at as u64, 10), None);
-        writer.cut(Lsn(SIZE + 300_010)).unwrap();
-        folder.read(Lsn(SIZE), &mut back).unwrap();
-        assert!(back[..300_010] == expected[..300_010] && back[300_010..].iter().all(|byte| *byte == 0));
     }
 }

@@ -10,10 +10,11 @@ use quorum::Join;
 
 use crate::{
     disk::{
+        SegmentWriter,
         acked_file::AckedFile,
         control_file,
         recovery::{self, Checks, RecoveryError},
-        segments::{SegmentError, SegmentFolder, SegmentWriter},
+        segments::{SegmentError, SegmentFolder},
     },
     peers::wal_stream::{FetchError, WalStream},
     registry::Registry,

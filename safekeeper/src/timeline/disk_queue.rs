@@ -21,9 +21,10 @@ use wal_decoder::stream::StreamDecoder;
 use crate::{
     archive::Archive,
     disk::{
+        SegmentWriter,
         acked_file::{self, AckedFile},
         control_file, recovery,
-        segments::{Filling, SegmentError, SegmentFolder, SegmentWriter},
+        segments::{Filling, SegmentError, SegmentFolder},
     },
     timeline::TimelineKey,
 };
@@ -36,9 +37,9 @@ const STREAM_PART: u64 = 4;
 /// One piece of work.
 #[derive(Debug)]
 pub enum DiskWork {
-    /// Write WAL, without a flush.
+    /// Take WAL to be written, at the latest with the next flush.
     Write { token: Token, at: Lsn, wal: Bytes },
-    /// Flush all WAL written before.
+    /// Flush all WAL taken before.
     Flush { token: Token },
     /// Cut the log.
     Cut { token: Token, at: Lsn },
@@ -98,8 +99,6 @@ pub struct Disk {
     decoder: StreamDecoder,
     acked: AckedFile,
     acked_sync_planned: Arc<AtomicBool>,
-    /// Everything from here on is zero on disk; unknown after a process start.
-    zero_from: Option<Lsn>,
     /// That is written to.
     current: Current,
     /// There is no WAL here, and no side file: this is its end in the object store.
@@ -129,7 +128,6 @@ impl Disk {
             decoder: recovered.decoder,
             acked: recovered.acked,
             acked_sync_planned: Arc::default(),
-            zero_from: None,
             current: Current { number: 0, since: Instant::now(), first: Lsn(0) },
             archived: recovered.state.archived_tail,
             archive,
@@ -191,7 +189,6 @@ impl Disk {
             other => other.map_err(io::Error::other)?,
         }
         self.writer.write(at, wal).map_err(io::Error::other)?;
-        self.zero_from = self.zero_from.map(|zero_from| zero_from.max(end));
         self.make_ahead(at, end);
         self.decoder.feed(wal.clone());
         let decoded = self.decoder.skip_to_boundary();
@@ -258,7 +255,8 @@ impl Disk {
         if self.folder.syncs() {
             durable_file::sync_folder(&self.path)?;
         }
-        (self.archived, self.zero_from) = (None, Some(tail.end));
+        self.archived = None;
+        self.writer.starts_anew(tail.end);
         tracing::info!(timeline = %key, lsn = %tail.end, "WAL brought back from the object store");
         Ok(None)
     }
@@ -272,10 +270,7 @@ impl Disk {
                 self.acked.sync()?;
             }
         }
-        if self.zero_from.is_none_or(|zero_from| zero_from > at) {
-            self.writer.cut(at)?;
-            self.zero_from = Some(at);
-        }
+        self.writer.cut(at)?;
         self.decoder = recovery::decoder_at(&self.identity, at).map_err(io::Error::other)?;
         Ok(())
     }

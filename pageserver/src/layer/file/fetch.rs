@@ -18,75 +18,80 @@ const MAX_GAP_BYTES: u64 = 16 << 10;
 const MAX_RUN_BYTES: u64 = 1 << 20;
 
 /// Place of a value in a file.
-#[derive(Debug, Clone, Copy)]
+#[derive(Clone)]
 pub struct StoredValue {
-    /// Which of the files of its [`Reconstruction`].
-    pub(super) file: usize,
+    pub(super) file: Arc<LayerFile>,
     pub(super) block: BlockRef,
     pub(super) offset: u32,
     pub(super) len: u32,
 }
 
-/// A file and the offset of a block in it, by number.
-type BlockKey = (u64, u64);
-
 impl StoredValue {
-    fn block_key(&self, file: &LayerFile) -> BlockKey {
-        (file.number(), self.block.offset)
+    /// Bytes of the value.
+    pub fn len(&self) -> usize {
+        self.len as usize
     }
 
-    fn slice(&self, file: &LayerFile, block: &Bytes) -> Result<Value, LayerError> {
+    /// Whether it has no bytes.
+    pub fn is_empty(&self) -> bool {
+        self.len == 0
+    }
+
+    fn block_key(&self) -> (u64, u64) {
+        (self.file.number(), self.block.offset)
+    }
+
+    fn slice(&self, block: &Bytes) -> Result<Value, LayerError> {
         let start = self.offset as usize;
         match start.checked_add(self.len as usize) {
             Some(end) if end <= block.len() => Ok(Value::Ready(block.slice(start..end))),
-            _ => Err(file.damaged("a value lies outside its block")),
+            _ => Err(self.file.damaged("a value lies outside its block")),
         }
     }
 }
 
 /// Makes all values ready. With [`Io::MemoryOnly`] it fails when one of them is not in the cache.
 pub fn fetch(reads: &mut [Reconstruction], io: Io) -> Result<(), LayerError> {
-    let mut last: Option<(BlockKey, Bytes)> = None;
+    let mut last: Option<((u64, u64), Bytes)> = None;
     let mut missing: Vec<(Arc<LayerFile>, BlockRef)> = Vec::new();
-    for (files, value) in reads.iter_mut().flat_map(Reconstruction::stored_mut) {
-        let Value::Stored(stored) = *value else { continue };
-        let file = &files[stored.file];
-        let key = stored.block_key(file);
+    for value in reads.iter_mut().flat_map(Reconstruction::values_mut) {
+        let Value::Stored(stored) = value else { continue };
+        let known = last.take_if(|(key, _)| *key == stored.block_key()).map(|(_, block)| block);
         // Versions of one page mostly lie in one block, and those of neighbours too.
-        if last.as_ref().is_none_or(|(held, _)| *held != key) {
-            if missing.last().is_some_and(|(file, block)| (file.number(), block.offset) == key) {
-                continue;
-            }
-            let Some(block) = file.cached(stored.block) else {
-                missing.push((file.clone(), stored.block));
-                continue;
-            };
-            last = Some((key, block));
+        let missed = missing.last().is_some_and(|(file, block)| (file.number(), block.offset) == stored.block_key());
+        if known.is_none() && missed {
+            continue;
         }
-        let (_, block) = last.as_ref().expect("it was set above");
-        *value = stored.slice(file, block)?;
+        match known.or_else(|| stored.file.cached(stored.block)) {
+            Some(block) => {
+                let key = stored.block_key();
+                *value = stored.slice(&block)?;
+                last = Some((key, block));
+            }
+            None if io == Io::MemoryOnly => return Err(LayerError::WouldBlock),
+            None => missing.push((stored.file.clone(), stored.block)),
+        }
     }
     if missing.is_empty() {
         return Ok(());
     }
-    let blocks = read_missing(missing, io)?;
+    let blocks = read_missing(missing)?;
     let mut last = None;
-    for (files, value) in reads.iter_mut().flat_map(Reconstruction::stored_mut) {
-        if let Value::Stored(stored) = *value {
-            let file = &files[stored.file];
-            let key = stored.block_key(file);
+    for value in reads.iter_mut().flat_map(Reconstruction::values_mut) {
+        if let Value::Stored(stored) = value {
+            let key = stored.block_key();
             let block = match last {
                 Some((held, block)) if held == key => block,
                 _ => blocks.get(&key).expect("every missing block was read, or an error returned"),
             };
             last = Some((key, block));
-            *value = stored.slice(file, block)?;
+            *value = stored.slice(block)?;
         }
     }
     Ok(())
 }
 
-fn read_missing(mut missing: Vec<(Arc<LayerFile>, BlockRef)>, io: Io) -> Result<HashMap<BlockKey, Bytes>, LayerError> {
+fn read_missing(mut missing: Vec<(Arc<LayerFile>, BlockRef)>) -> Result<HashMap<(u64, u64), Bytes>, LayerError> {
     missing.sort_unstable_by_key(|(file, block)| (file.number(), block.offset));
     missing.dedup_by_key(|(file, block)| (file.number(), block.offset));
     let mut blocks = HashMap::with_capacity(missing.len());
@@ -100,7 +105,7 @@ fn read_missing(mut missing: Vec<(Arc<LayerFile>, BlockRef)>, io: Io) -> Result<
             let count = rest.partition_point(|(_, block)| block.end() <= limit).max(1);
             let (run, after) = rest.split_at(count);
             let places: Vec<BlockRef> = run.iter().map(|(_, block)| *block).collect();
-            for (place, block) in places.iter().zip(first.0.read_run(&places, io)?) {
+            for (place, block) in places.iter().zip(first.0.read_run(&places)?) {
                 blocks.insert((first.0.number(), place.offset), block);
             }
             rest = after;

@@ -5,7 +5,6 @@
 
 mod block;
 mod cache;
-mod cursor;
 mod error;
 mod examine;
 mod fetch;
