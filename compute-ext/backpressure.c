@@ -26,6 +26,9 @@
  * its walsender might need such a page to authenticate; so a wait under locks
  * ends after a second, which is slow enough.
  *
+ * At the same places the WAL of bulk work is sent on its way while it is made:
+ * its lag begins where it is written, not where it is committed.
+ *
  * Processes whose work drains the lag or ends the server do not wait: the
  * checkpointer, the background writer, walsenders.
  *
@@ -59,6 +62,9 @@
 #define LONGEST_PAUSE_US	100000
 /* A process that only reads writes so much now and then, when it prunes pages */
 #define UNNOTICED_BYTES		(64 * 1024)
+
+/* WAL of a process of which the WAL writer hears at once, bytes */
+#define ANNOUNCED_BYTES	(256 * 1024)
 
 typedef struct Backpressure
 {
@@ -170,6 +176,24 @@ wait_for_page_server(void)
 	} while (relative_lag() >= 1);
 }
 
+/*
+ * WAL leaves this server when it is flushed here.  The WAL writer sees to that
+ * every wal_writer_delay; a bulk load or an index build fills the WAL buffers
+ * in less, and its commit would wait until all of that has travelled.  So the
+ * WAL writer is told of it piece by piece, as asynchronous commits do: it wakes
+ * when there is wal_writer_flush_after to be flushed.
+ */
+static void
+announce_wal(void)
+{
+	static XLogRecPtr announced = InvalidXLogRecPtr;
+
+	if (XactLastRecEnd < announced + ANNOUNCED_BYTES)
+		return;
+	announced = XactLastRecEnd;
+	XLogSetAsyncXactLSN(XactLastRecEnd);
+}
+
 /* Called where this process is about to write WAL, or has done so. */
 void
 backpressure_wait(void)
@@ -182,6 +206,7 @@ backpressure_wait(void)
 
 	if (must_not_wait())
 		return;
+	announce_wal();
 	accounted = pgWalUsage.wal_bytes;
 	lag = relative_lag();
 	if (lag <= PAUSES_BEGIN_AT)
