@@ -7,6 +7,7 @@ use nix::{
     sys::signal::{Signal, kill},
     unistd::Pid,
 };
+use ogel_service::disk_space;
 use parking_lot::Mutex;
 
 use crate::postgres::{
@@ -49,9 +50,7 @@ impl ConfFile {
     /// Writes the file of a new life.
     pub fn begin(&self, pgdata: PathBuf) -> anyhow::Result<()> {
         let mut inner = self.inner.lock();
-        let free_disk_bytes = nix::sys::statvfs::statvfs(&pgdata)
-            .map(|fs| fs.blocks_available().saturating_mul(fs.fragment_size()))
-            .context("asking how much disk space is free")?;
+        let free_disk_bytes = disk_space::free_bytes(&pgdata).context("asking how much disk space is free")?;
         let machine = Machine { shared_memory_is_small: shared_memory_is_small(), free_disk_bytes };
         inner.life = Some(LifeConf { pgdata, machine });
         self.write(&inner)

@@ -7,6 +7,7 @@ use std::{
 
 use anyhow::{Context, anyhow, ensure};
 use ogel_ids::Lsn;
+use ogel_service::disk_space;
 use quorum::{Victory, proposer::NodeState};
 
 use crate::{
@@ -132,12 +133,12 @@ impl Starter<'_> {
     }
 
     fn slot_limit(&self, end: Lsn, segment_size_bytes: u64) -> anyhow::Result<SlotLimit> {
-        let disk = nix::sys::statvfs::statvfs(&self.life.pgdata).context("asking for the free disk space")?;
+        let free_bytes = disk_space::free_bytes(&self.life.pgdata).context("asking for the free disk space")?;
         Ok(SlotLimit {
             end,
             segment_size_bytes,
             keep_bytes: settings::slot_wal_keep_bytes(&self.config.pg_settings)?,
-            free_bytes: disk.blocks_available().saturating_mul(disk.fragment_size()),
+            free_bytes,
         })
     }
 

@@ -8,6 +8,7 @@
 //! - [`names`]: whether the other machines' names are known.
 //! - [`auth`]: tokens: who may do what.
 //! - [`DataFolder`]: one process per data folder.
+//! - [`disk_space`]: how much is free.
 //! - [`Background`]: threads that get out of the way.
 //! - [`shared_memory`]: what a killed Postgres leaves in the kernel.
 //! - [`durable_file`]: files that are whole and on disk, or not there.
@@ -19,6 +20,7 @@ pub mod auth;
 mod background;
 pub mod config;
 mod data_folder;
+pub mod disk_space;
 pub mod durable_file;
 pub mod http;
 pub mod listen;

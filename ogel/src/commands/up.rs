@@ -7,10 +7,8 @@ use std::{
 };
 
 use anyhow::{Context, bail};
-use nix::sys::{
-    signal::{Signal, kill},
-    statvfs::statvfs,
-};
+use nix::sys::signal::{Signal, kill};
+use ogel_service::disk_space;
 
 use super::{print, say};
 use crate::{client::Client, cluster::Cluster, install, install::Install, layout::Layout, ports, protocol::Request};
@@ -72,8 +70,8 @@ fn prepare(layout: &Layout, args: &Args) -> anyhow::Result<()> {
     Install::find()?;
     let root = layout.root();
     fs::create_dir_all(layout.logs()).with_context(|| format!("cannot create {}", layout.logs().display()))?;
-    let space = statvfs(root).with_context(|| format!("cannot tell the free space of {}", root.display()))?;
-    let free = space.blocks_available() as u64 * space.fragment_size() as u64;
+    let free =
+        disk_space::free_bytes(root).with_context(|| format!("cannot tell the free space of {}", root.display()))?;
     if free < MIN_FREE_BYTES {
         bail!(
             "only {} MiB are free for {}: at least 1 GiB is needed; free some, or choose another --dir",

@@ -10,6 +10,7 @@ use std::{
 };
 
 use ogel_ids::{TenantId, TimelineId};
+use ogel_service::disk_space;
 
 use super::{Pageserver, TimelineSlot};
 use crate::{layer::stored::StoredLayer, timeline::LAYERS_FOLDER};
@@ -100,7 +101,7 @@ impl Pageserver {
         // Those that are not open are looked at only where their size matters.
         let closed = if self.disk_limits.budget_bytes > 0 { self.closed_folders() } else { Vec::new() };
         let closed_bytes: u64 = closed.iter().map(|folder| folder.bytes).sum();
-        let excess = excess(self.disk_limits, used + closed_bytes, free_bytes(self.folder.path()));
+        let excess = excess(self.disk_limits, used + closed_bytes, disk_space::free_bytes(self.folder.path()).ok());
         if excess == 0 {
             return 0;
         }
@@ -195,11 +196,6 @@ fn named_folders<T: std::str::FromStr>(folder: &Path) -> Vec<T> {
 /// Files of a folder, and their lengths.
 fn files(folder: &Path) -> io::Result<Vec<(PathBuf, u64)>> {
     fs::read_dir(folder)?.map(|entry| entry.and_then(|entry| Ok((entry.path(), entry.metadata()?.len())))).collect()
-}
-
-fn free_bytes(folder: &Path) -> Option<u64> {
-    let found = nix::sys::statvfs::statvfs(folder).ok()?;
-    Some(found.blocks_available().saturating_mul(found.fragment_size()))
 }
 
 #[cfg(test)]

@@ -6,6 +6,8 @@
 
 use std::{io, path::Path};
 
+use ogel_service::disk_space;
+
 /// Limits in bytes; 0 = none.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct SpaceLimits {
@@ -28,7 +30,7 @@ impl SpaceLimits {
         }
         if floor_bytes > 0 {
             let needed_bytes = floor_bytes.saturating_add(wanted_bytes);
-            if free(folder)? < needed_bytes {
+            if disk_space::free_bytes(folder)? < needed_bytes {
                 return Ok(Some(format!(
                     "fewer than {needed_bytes} bytes are free on the disk, of which {floor_bytes} must stay free (--free-space-floor-bytes)"
                 )));
@@ -36,12 +38,6 @@ impl SpaceLimits {
         }
         Ok(None)
     }
-}
-
-/// Bytes that are free on the file system of `path`, for a user who is not root.
-pub fn free(path: &Path) -> io::Result<u64> {
-    let stat = nix::sys::statvfs::statvfs(path)?;
-    Ok(stat.blocks_available().saturating_mul(stat.fragment_size()))
 }
 
 #[cfg(test)]
