@@ -24,7 +24,7 @@ use anyhow::{Context, bail, ensure};
 use ogel_ids::{NodeId, TenantId, TimelineId};
 use ogel_object_store::ObjectStore;
 use ogel_pgwire::Endpoint;
-use ogel_service::{DataFolder, Shutdown, auth::Verifier, durable_file};
+use ogel_service::{Background, DataFolder, Shutdown, auth::Verifier, durable_file};
 use parking_lot::RwLock;
 use serde::{Deserialize, Serialize};
 use tokio::{sync::Mutex, task::JoinSet};
@@ -82,6 +82,8 @@ pub struct Pageserver {
     tenants: Tenants,
     disk_limits: DiskLimits,
     retention: Retention,
+    /// Merges step back for reads and ingest.
+    background: Background,
     /// A timeline that nothing happens to is closed after this.
     idle_timeout: Duration,
     /// Branches are made and timelines deleted one at a time.
@@ -174,6 +176,7 @@ impl Pageserver {
                 free_bytes: mib(config.disk_free_mb),
             },
             retention: Retention { window: Duration::from_secs(config.retention_s), wal_bytes: config.retention_bytes },
+            background: Background::start("merges").context("the threads for merges cannot be started")?,
             branching: Mutex::default(),
         });
         durable_file::create_folders(&pageserver.folder.path().join(layout::TENANTS))?;

@@ -81,7 +81,7 @@ impl MessageWriter {
     pub async fn flush(&mut self) -> Result<(), WireError> {
         self.stream.write_all_buf(&mut self.buffer).await?;
         self.stream.flush().await?;
-        if self.buffer.capacity() > KEPT_BUFFER_BYTES {
+        if self.buffer.try_reclaim(KEPT_BUFFER_BYTES + 1) {
             self.buffer = BytesMut::with_capacity(8 << 10);
         }
         Ok(())

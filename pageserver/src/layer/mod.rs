@@ -63,7 +63,7 @@ impl VersionKind {
 /// Whether a read may wait for the disk.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Io {
-    /// On a network thread: what is not in memory ends in [`file::LayerError::WouldBlock`].
+    /// On a network thread: what is not in memory, ours or the page cache of the system, ends in [`file::LayerError::WouldBlock`].
     MemoryOnly,
     /// On a thread that may block.
     MayBlock,

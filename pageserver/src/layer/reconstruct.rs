@@ -1,19 +1,26 @@
 //! What a reader has collected so far.
 
-use std::collections::BTreeMap;
+use std::{collections::BTreeMap, sync::Arc};
 
 use bytes::Bytes;
 use ogel_ids::Lsn;
 
-use super::{VersionKind, file::StoredValue, tombstone::Tombstone};
+use super::{
+    VersionKind,
+    file::{LayerFile, StoredValue},
+    tombstone::Tombstone,
+};
 use crate::keyspace::{Key, KeyRange};
+
+/// Room made for deltas at the first: more than that few pages have.
+const USUAL_DELTAS: usize = 12;
 
 /// A version's value, which may still be in its file: values are located first and fetched together afterwards.
 #[derive(Clone)]
 pub enum Value {
     /// In memory.
     Ready(Bytes),
-    /// In a file.
+    /// In one of the files of its [`Reconstruction`].
     Stored(StoredValue),
 }
 
@@ -24,6 +31,8 @@ pub struct Reconstruction {
     key: Key,
     at: Lsn,
     kept: Option<(Lsn, Bytes)>,
+    /// Those that hold values: named here once, because counting references to a file that other threads read too is slow.
+    files: Vec<Arc<LayerFile>>,
     deltas: Vec<(Lsn, Value)>,
     base: Option<Value>,
     newest: Option<Lsn>,
@@ -35,8 +44,18 @@ pub struct Reconstruction {
 impl Reconstruction {
     /// Nothing collected yet.
     pub fn new(key: Key, at: Lsn) -> Self {
-        let (deltas, newest) = (Vec::new(), None);
-        Self { key, at, kept: None, deltas, base: None, newest, last_offered: None, layers: 0, done: false }
+        Self {
+            key,
+            at,
+            kept: None,
+            files: Vec::new(),
+            deltas: Vec::new(),
+            base: None,
+            newest: None,
+            last_offered: None,
+            layers: 0,
+            done: false,
+        }
     }
 
     /// The value of exactly this version is at hand: when it is met on the way, nothing older is needed.
@@ -78,10 +97,30 @@ impl Reconstruction {
         self.last_offered = Some(lsn);
         match kind {
             VersionKind::Image => self.base = Some(value()),
-            VersionKind::Delta | VersionKind::InitDelta => self.deltas.push((lsn, value())),
+            VersionKind::Delta | VersionKind::InitDelta => {
+                if self.deltas.is_empty() {
+                    self.deltas.reserve(USUAL_DELTAS);
+                }
+                self.deltas.push((lsn, value()));
+            }
         }
         self.done = kind != VersionKind::Delta;
         self.done
+    }
+
+    /// Takes the next older version, whose value lies in `file`. `true` when that was the last one needed.
+    pub fn offer_stored(
+        &mut self,
+        lsn: Lsn,
+        kind: VersionKind,
+        file: &Arc<LayerFile>,
+        value: impl FnOnce(usize) -> StoredValue,
+    ) -> bool {
+        if self.files.last().is_none_or(|last| !Arc::ptr_eq(last, file)) {
+            self.files.push(file.clone());
+        }
+        let number = self.files.len() - 1;
+        self.offer(lsn, kind, || Value::Stored(value(number)))
     }
 
     /// Nothing older is visible.
@@ -104,9 +143,10 @@ impl Reconstruction {
         self.layers
     }
 
-    /// Values, for fetching those that are in files.
-    pub fn values_mut(&mut self) -> impl Iterator<Item = &mut Value> {
-        self.base.iter_mut().chain(self.deltas.iter_mut().map(|(_, value)| value))
+    /// Files and values, for fetching those that are in files.
+    pub fn stored_mut(&mut self) -> impl Iterator<Item = (&[Arc<LayerFile>], &mut Value)> {
+        let (files, deltas) = (&self.files[..], self.deltas.iter_mut().map(|(_, value)| value));
+        self.base.iter_mut().chain(deltas).map(move |value| (files, value))
     }
 
     /// Where redo starts; `None` is the zero page (or absence). All values must have been fetched.

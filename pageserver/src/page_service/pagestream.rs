@@ -24,8 +24,11 @@ use crate::{
     timeline::{PageBatch, PageId, PageMaker, ReadError, Timeline, WaitError},
 };
 
-/// Answers are sent when this much has been collected, even if more requests wait.
-const MAX_ANSWER_BYTES: usize = 1 << 20;
+/// Answers are sent when this much has been collected, even if more requests wait: the client works on them meanwhile, and what is
+/// collected stays in the processor's cache until it is sent.
+const MAX_ANSWER_BYTES: usize = 256 << 10;
+/// Of an answer, beside its pages; by estimate.
+const ANSWER_HEAD_BYTES: usize = 64;
 /// Requests taken up together.
 const MAX_REQUESTS: usize = 256;
 /// Pages read together; one request may ask for 128.
@@ -195,7 +198,7 @@ impl PageStream<'_> {
                 (_, Err(refusal)) => self.refuse(first, Lsn::INVALID, &refusal),
                 (Ok(RequestBody::Pages(..)), Ok(lsn)) => {
                     count = read_together(asked, lsn);
-                    self.answer_pages(&asked[..count], lsn).await;
+                    self.answer_pages(&asked[..count], lsn).await?;
                 }
                 (Ok(body), Ok(lsn)) => self.answer_other(first, body, lsn).await,
             }
@@ -225,41 +228,50 @@ impl PageStream<'_> {
     }
 
     /// Answers requests for pages by one read; when that fails, each by its own, so that a damaged page is one request's only.
-    async fn answer_pages(&mut self, asked: &[Asked], lsn: Lsn) {
+    async fn answer_pages(&mut self, asked: &[Asked], lsn: Lsn) -> Result<(), WireError> {
         let timeline = self.source.timeline.clone();
         match self.source.gather(asked, lsn).await {
-            Ok(batch) => self.put_pages(asked, lsn, timeline.make_pages(batch)),
+            Ok(batch) => self.put_pages(asked, lsn, timeline.make_pages(batch)).await?,
             Err(error) if asked.len() == 1 => self.refuse(&asked[0], lsn, &refusal(&error)),
             Err(_) => {
                 for alone in asked.chunks(1) {
                     match self.source.gather(alone, lsn).await {
-                        Ok(batch) => self.put_pages(alone, lsn, timeline.make_pages(batch)),
+                        Ok(batch) => self.put_pages(alone, lsn, timeline.make_pages(batch)).await?,
                         Err(error) => self.refuse(&alone[0], lsn, &refusal(&error)),
                     }
                 }
             }
         }
+        Ok(())
     }
 
-    fn put_pages(&mut self, asked: &[Asked], lsn: Lsn, mut pages: PageMaker<'_>) {
-        let metrics = self.source.pageserver.metrics();
+    async fn put_pages(&mut self, asked: &[Asked], lsn: Lsn, mut pages: PageMaker<'_>) -> Result<(), WireError> {
         for asked in asked {
-            let Some((_, blocks)) = asked.pages() else { unreachable!("only requests for pages are read together") };
-            let id = asked.header.id;
-            self.put(|out| {
-                let start = out.len();
-                Answer::Pages(blocks.len() as u16).put(id, lsn, out);
-                match put_pages(blocks.len(), &mut pages, out) {
-                    Ok(()) => _ = metrics.pages_served.inc_by(blocks.len() as u64),
-                    Err(error) => {
-                        metrics.request_errors.inc();
-                        out.truncate(start);
-                        let (code, text) = refusal(&error);
-                        put_error(id, lsn, code, &text, out);
-                    }
-                }
-            });
+            self.put_answer(asked, lsn, &mut pages);
+            if self.writer.pending_bytes() >= MAX_ANSWER_BYTES {
+                self.writer.flush().await?;
+            }
         }
+        Ok(())
+    }
+
+    fn put_answer(&mut self, asked: &Asked, lsn: Lsn, pages: &mut PageMaker<'_>) {
+        let Some((_, blocks)) = asked.pages() else { unreachable!("only requests for pages are read together") };
+        let (id, metrics) = (asked.header.id, self.source.pageserver.metrics());
+        self.put(|out| {
+            let start = out.len();
+            out.reserve(blocks.len() * PAGE_SIZE + ANSWER_HEAD_BYTES);
+            Answer::Pages(blocks.len() as u16).put(id, lsn, out);
+            match put_pages(blocks.len(), pages, out) {
+                Ok(()) => _ = metrics.pages_served.inc_by(blocks.len() as u64),
+                Err(error) => {
+                    metrics.request_errors.inc();
+                    out.truncate(start);
+                    let (code, text) = refusal(&error);
+                    put_error(id, lsn, code, &text, out);
+                }
+            }
+        });
     }
 
     async fn answer_other(&mut self, asked: &Asked, body: &RequestBody, lsn: Lsn) {
@@ -295,11 +307,9 @@ fn read_together(asked: &[Asked], lsn: Lsn) -> usize {
 
 /// Writes the next pages of the batch; the first failure counts, but all are taken, so that the next request finds its own.
 fn put_pages(count: usize, pages: &mut PageMaker<'_>, out: &mut BytesMut) -> Result<(), ReadError> {
-    let start = out.len();
-    out.resize(start + count * PAGE_SIZE, 0);
     let mut outcome = Ok(());
-    for page in out[start..].as_chunks_mut().0 {
-        let made = pages.next_into(page);
+    for _ in 0..count {
+        let made = pages.next_onto(out);
         outcome = outcome.and(made);
     }
     outcome

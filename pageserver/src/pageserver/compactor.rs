@@ -1,7 +1,8 @@
 //! Background merges and the giving up of history, for all timelines of a process.
 //!
-//! One timeline after another, on a thread that may block, so that readers and ingest keep the other processors. A timeline without news costs
-//! nothing but a look at a flag; its cutoff is moved a hundred times per retention window at most.
+//! One timeline after another, on a thread that steps back for readers and ingest: where processors are short, merges wait until the load is over.
+//! They do not wait for ever: a flush that finds a stack at its bound stops the merge under way and merges by itself, on a thread that does
+//! not step back. A timeline without news costs nothing but a look at a flag; its cutoff is moved a hundred times per retention window at most.
 
 use std::{
     collections::HashMap,
@@ -62,9 +63,9 @@ impl Pageserver {
             if gc {
                 worked_on.collect_garbage(&retention, SystemTime::now())?;
             }
-            worked_on.compact(&|| shutdown.has_begun() || worked_on.closing.has_begun())
+            worked_on.compact(&|| shutdown.has_begun() || worked_on.closing.has_begun() || worked_on.is_room_wanted())
         };
-        let result = tokio::task::spawn_blocking(work).await;
+        let result = self.background.run_blocking(work).await;
         if let Err(error) = result.map_err(anyhow::Error::from).and_then(|result| result)
             && !timeline.closing.has_begun()
         {

@@ -18,8 +18,8 @@ use crate::{
     manifest::Edit,
 };
 
-/// Frozen layers that may wait; ingest stops when there are more, since memory is bounded.
-pub(super) const MAX_FROZEN: usize = 2;
+/// Frozen layers, that which is being written included; ingest waits when there are more, since memory is bounded.
+pub(super) const MAX_FROZEN: usize = 1;
 /// Neighbouring partitions with less new data than this share a file.
 const SMALL_FILE_BYTES: u64 = 1 << 20;
 
@@ -99,6 +99,7 @@ impl Timeline {
         };
         failpoints::reach(failpoints::FLUSH_FILES_WRITTEN);
         self.publish(&edit, &files, Some(layer))?;
+        self.layer_flushed.notify_waiters();
         failpoints::reach(failpoints::FLUSH_PUBLISHED);
         self.environment.open_bytes.fetch_sub(layer.size_bytes() as u64, Ordering::Relaxed);
         self.environment.metrics.flushed_bytes.inc_by(size_bytes);

@@ -51,7 +51,7 @@ use anyhow::{Context, bail};
 use ogel_ids::{Lsn, TenantId, Term, TimelineId};
 use ogel_service::Shutdown;
 use parking_lot::{Mutex, RwLock};
-use tokio::sync::watch;
+use tokio::sync::{Notify, watch};
 
 pub use checkpoint::CheckpointError;
 use checkpoint::CheckpointRequest;
@@ -180,6 +180,10 @@ pub struct Timeline {
     compaction_due: AtomicBool,
     /// Held while layers are merged, one merge at a time.
     compaction: Mutex<()>,
+    /// A frozen layer is on disk.
+    layer_flushed: Notify,
+    /// A flush waits until a merge has made room for it.
+    room_wanted: AtomicBool,
     /// As readers see it; the object store follows.
     manifest: Mutex<Manifest>,
     /// Its place in the object store.
@@ -280,6 +284,8 @@ impl Timeline {
             gc_cutoff: AtomicU64::new(manifest.gc_cutoff.0),
             compaction_due: AtomicBool::new(false),
             compaction: Mutex::new(()),
+            layer_flushed: Notify::new(),
+            room_wanted: AtomicBool::new(false),
             manifest: Mutex::new(manifest),
             store,
             flush: Mutex::new(()),

@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use bytes::Bytes;
+use bytes::{BufMut, Bytes, BytesMut};
 use ogel_ids::Lsn;
 use wal_decoder::{
     key::{PAGE_SIZE, Page, RelFork, SlruKind},
@@ -26,6 +26,9 @@ const MAX_DELTAS: usize = 32;
 const MAX_LAYERS: u32 = 12;
 /// A page that takes more deltas than this is kept in the page cache at once, others when they are read again.
 const CHEAP_DELTAS: usize = 4;
+/// More pages than this are asked for together by scans, which come back seldom: copying all they read would cost more than making
+/// again what is read again.
+const SCAN_PAGES: usize = 16;
 
 /// Which page.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -111,6 +114,7 @@ impl Timeline {
     /// Makes the pages one by one, in the order asked for.
     pub fn make_pages(&self, batch: PageBatch) -> PageMaker<'_> {
         PageMaker {
+            of_scan: batch.pages.len() > SCAN_PAGES,
             timeline: self,
             kept: batch.kept.into_iter(),
             pages: batch.pages.into_iter(),
@@ -153,9 +157,17 @@ impl Timeline {
     }
 }
 
+/// What a page is made of.
+enum Source {
+    /// It was in the page cache.
+    Kept(Bytes),
+    Read(Reconstruction),
+}
+
 /// Makes the pages of a batch.
 pub struct PageMaker<'a> {
     timeline: &'a Timeline,
+    of_scan: bool,
     at: Lsn,
     layers: Arc<LayerMap>,
     pages: std::vec::IntoIter<PageId>,
@@ -166,36 +178,68 @@ pub struct PageMaker<'a> {
 impl PageMaker<'_> {
     /// Makes the next page of the batch. A failure is that page's only.
     pub fn next_into(&mut self, page: &mut Page) -> Result<(), ReadError> {
+        match self.next() {
+            (_, Source::Kept(kept)) => page.copy_from_slice(&kept),
+            (id, Source::Read(read)) => {
+                match self.base(&read)? {
+                    Some(image) => page.copy_from_slice(image),
+                    None => page.fill(0),
+                }
+                self.redo(id, &read, page)?;
+            }
+        }
+        Ok(())
+    }
+
+    /// Makes the next page of the batch at the end of `out`, which a failure leaves as it was. A failure is that page's only.
+    pub fn next_onto(&mut self, out: &mut BytesMut) -> Result<(), ReadError> {
+        let start = out.len();
+        match self.next() {
+            (_, Source::Kept(kept)) => out.extend_from_slice(&kept),
+            (id, Source::Read(read)) => {
+                match self.base(&read)? {
+                    Some(image) => out.extend_from_slice(image),
+                    None => out.put_bytes(0, PAGE_SIZE),
+                }
+                let page = (&mut out[start..]).try_into().expect("a page was appended");
+                self.redo(id, &read, page).inspect_err(|_| out.truncate(start))?;
+            }
+        }
+        Ok(())
+    }
+
+    fn next(&mut self) -> (PageId, Source) {
         let (Some(id), Some(kept)) = (self.pages.next(), self.kept.next()) else {
             unreachable!("no more pages are taken than were asked for")
         };
-        if let Some(kept) = kept {
-            page.copy_from_slice(&kept);
-            return Ok(());
+        let mut read = || self.reads.next().expect("there is a read for each page that was not kept");
+        (id, kept.map_or_else(|| Source::Read(read()), Source::Kept))
+    }
+
+    /// Where redo starts: an image, or zeros.
+    fn base<'r>(&self, read: &'r Reconstruction) -> Result<Option<&'r Bytes>, ReadError> {
+        let bad = |image: &&Bytes| ReadError::BadValue { what: read.key().describe(), len: image.len() };
+        let image = read.base();
+        match image.filter(|image| image.len() != PAGE_SIZE) {
+            Some(wrong) => Err(bad(&wrong)).inspect_err(|error| self.timeline.note(error)),
+            None => Ok(image),
         }
-        let read = self.reads.next().expect("there is a read for each page that was not kept");
-        self.make(id, &read, page).inspect_err(|error| self.timeline.note(error))
     }
 
     /// Redo in place.
-    fn make(&self, id: PageId, read: &Reconstruction, page: &mut Page) -> Result<(), ReadError> {
-        match read.base() {
-            Some(image) if image.len() == PAGE_SIZE => page.copy_from_slice(image),
-            Some(image) => return Err(ReadError::BadValue { what: read.key().describe(), len: image.len() }),
-            None => page.fill(0),
-        }
+    fn redo(&self, id: PageId, read: &Reconstruction, page: &mut Page) -> Result<(), ReadError> {
+        let timeline = self.timeline;
         for (lsn, delta) in read.deltas() {
             let failed = |error| ReadError::Redo { page: read.key().describe(), lsn, error };
-            id.apply(page, delta, lsn).map_err(failed)?;
+            id.apply(page, delta, lsn).map_err(failed).inspect_err(|error| timeline.note(error))?;
         }
-        let timeline = self.timeline;
         timeline.environment.metrics.deltas_applied.inc_by(read.delta_count() as u64);
         timeline.environment.metrics.layers_visited.inc_by(u64::from(read.layers()));
         if read.delta_count() > MAX_DELTAS || read.layers() > MAX_LAYERS {
             timeline.image_requests.add(*read.key());
         }
         if let (PageId::Relation(_), Some(version)) = (id, read.newest())
-            && (read.delta_count() > CHEAP_DELTAS || timeline.pages.is_read_again(read.key()))
+            && (read.delta_count() > CHEAP_DELTAS && !self.of_scan || timeline.pages.is_read_again(read.key()))
         {
             let unwritten = || self.is_unwritten_since(read.key());
             timeline.pages.insert(read.key(), version, self.at, page, unwritten);

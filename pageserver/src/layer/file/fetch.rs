@@ -18,80 +18,75 @@ const MAX_GAP_BYTES: u64 = 16 << 10;
 const MAX_RUN_BYTES: u64 = 1 << 20;
 
 /// Place of a value in a file.
-#[derive(Clone)]
+#[derive(Debug, Clone, Copy)]
 pub struct StoredValue {
-    pub(super) file: Arc<LayerFile>,
+    /// Which of the files of its [`Reconstruction`].
+    pub(super) file: usize,
     pub(super) block: BlockRef,
     pub(super) offset: u32,
     pub(super) len: u32,
 }
 
+/// A file and the offset of a block in it, by number.
+type BlockKey = (u64, u64);
+
 impl StoredValue {
-    /// Bytes of the value.
-    pub fn len(&self) -> usize {
-        self.len as usize
+    fn block_key(&self, file: &LayerFile) -> BlockKey {
+        (file.number(), self.block.offset)
     }
 
-    /// Whether it has no bytes.
-    pub fn is_empty(&self) -> bool {
-        self.len == 0
-    }
-
-    fn block_key(&self) -> (u64, u64) {
-        (self.file.number(), self.block.offset)
-    }
-
-    fn slice(&self, block: &Bytes) -> Result<Value, LayerError> {
+    fn slice(&self, file: &LayerFile, block: &Bytes) -> Result<Value, LayerError> {
         let start = self.offset as usize;
         match start.checked_add(self.len as usize) {
             Some(end) if end <= block.len() => Ok(Value::Ready(block.slice(start..end))),
-            _ => Err(self.file.damaged("a value lies outside its block")),
+            _ => Err(file.damaged("a value lies outside its block")),
         }
     }
 }
 
 /// Makes all values ready. With [`Io::MemoryOnly`] it fails when one of them is not in the cache.
 pub fn fetch(reads: &mut [Reconstruction], io: Io) -> Result<(), LayerError> {
-    let mut last: Option<((u64, u64), Bytes)> = None;
+    let mut last: Option<(BlockKey, Bytes)> = None;
     let mut missing: Vec<(Arc<LayerFile>, BlockRef)> = Vec::new();
-    for value in reads.iter_mut().flat_map(Reconstruction::values_mut) {
-        let Value::Stored(stored) = value else { continue };
-        let known = last.take_if(|(key, _)| *key == stored.block_key()).map(|(_, block)| block);
+    for (files, value) in reads.iter_mut().flat_map(Reconstruction::stored_mut) {
+        let Value::Stored(stored) = *value else { continue };
+        let file = &files[stored.file];
+        let key = stored.block_key(file);
         // Versions of one page mostly lie in one block, and those of neighbours too.
-        let missed = missing.last().is_some_and(|(file, block)| (file.number(), block.offset) == stored.block_key());
-        if known.is_none() && missed {
-            continue;
-        }
-        match known.or_else(|| stored.file.cached(stored.block)) {
-            Some(block) => {
-                let key = stored.block_key();
-                *value = stored.slice(&block)?;
-                last = Some((key, block));
+        if last.as_ref().is_none_or(|(held, _)| *held != key) {
+            if missing.last().is_some_and(|(file, block)| (file.number(), block.offset) == key) {
+                continue;
             }
-            None if io == Io::MemoryOnly => return Err(LayerError::WouldBlock),
-            None => missing.push((stored.file.clone(), stored.block)),
+            let Some(block) = file.cached(stored.block) else {
+                missing.push((file.clone(), stored.block));
+                continue;
+            };
+            last = Some((key, block));
         }
+        let (_, block) = last.as_ref().expect("it was set above");
+        *value = stored.slice(file, block)?;
     }
     if missing.is_empty() {
         return Ok(());
     }
-    let blocks = read_missing(missing)?;
+    let blocks = read_missing(missing, io)?;
     let mut last = None;
-    for value in reads.iter_mut().flat_map(Reconstruction::values_mut) {
-        if let Value::Stored(stored) = value {
-            let key = stored.block_key();
+    for (files, value) in reads.iter_mut().flat_map(Reconstruction::stored_mut) {
+        if let Value::Stored(stored) = *value {
+            let file = &files[stored.file];
+            let key = stored.block_key(file);
             let block = match last {
                 Some((held, block)) if held == key => block,
                 _ => blocks.get(&key).expect("every missing block was read, or an error returned"),
             };
             last = Some((key, block));
-            *value = stored.slice(block)?;
+            *value = stored.slice(file, block)?;
         }
     }
     Ok(())
 }
 
-fn read_missing(mut missing: Vec<(Arc<LayerFile>, BlockRef)>) -> Result<HashMap<(u64, u64), Bytes>, LayerError> {
+fn read_missing(mut missing: Vec<(Arc<LayerFile>, BlockRef)>, io: Io) -> Result<HashMap<BlockKey, Bytes>, LayerError> {
     missing.sort_unstable_by_key(|(file, block)| (file.number(), block.offset));
     missing.dedup_by_key(|(file, block)| (file.number(), block.offset));
     let mut blocks = HashMap::with_capacity(missing.len());
@@ -105,7 +100,7 @@ fn read_missing(mut missing: Vec<(Arc<LayerFile>, BlockRef)>) -> Result<HashMap<
             let count = rest.partition_point(|(_, block)| block.end() <= limit).max(1);
             let (run, after) = rest.split_at(count);
             let places: Vec<BlockRef> = run.iter().map(|(_, block)| *block).collect();
-            for (place, block) in places.iter().zip(first.0.read_run(&places)?) {
+            for (place, block) in places.iter().zip(first.0.read_run(&places, io)?) {
                 blocks.insert((first.0.number(), place.offset), block);
             }
             rest = after;

@@ -5,6 +5,7 @@
 
 mod block;
 mod cache;
+mod cursor;
 mod error;
 mod examine;
 mod fetch;

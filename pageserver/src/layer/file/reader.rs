@@ -12,6 +12,7 @@ use ogel_ids::Lsn;
 use super::{
     BlockCache, FORMAT_VERSION, LayerError, LayerHeader, LayerKind, RemoteLayer, StoredValue,
     block::{self, IndexEntry, RootEntry},
+    cursor::Cursor,
     format::{BlockRef, FOOTER_SIZE, Footer, FormatError, HEADER_SIZE},
     source::{Origin, Source},
 };
@@ -20,7 +21,7 @@ use crate::{
     layer::{
         Io,
         desc::LayerDesc,
-        reconstruct::{Reconstruction, Scan, Value},
+        reconstruct::{Reconstruction, Scan},
         tombstone::TombstoneSet,
     },
     metrics::{CacheLevel, CacheMetrics},
@@ -239,41 +240,36 @@ impl LayerFile {
         reaches && self.header.keys.contains(read.key())
     }
 
-    /// `cursor` is the index block used last: blocks of one relation share it.
     fn locate_one(
         self: &Arc<Self>,
         root: &[RootEntry],
         read: &mut Reconstruction,
         floor: Option<Lsn>,
-        cursor: &mut Option<(usize, Bytes)>,
+        cursor: &mut Option<Cursor>,
         io: Io,
     ) -> Result<(), LayerError> {
         let wanted = position(read.key(), read.at());
         let mut blocks = root.partition_point(|entry| entry.first <= wanted);
         while let Some(number) = blocks.checked_sub(1) {
             blocks = number;
-            if cursor.as_ref().is_none_or(|(held, _)| *held != number) {
-                *cursor = Some((number, self.index_block(root[number].block, io)?));
+            if cursor.as_ref().is_none_or(|cursor| cursor.number != number) {
+                *cursor = Some(Cursor::new(number, self.index_block(root[number].block, io)?));
             }
-            let Some((_, index)) = &*cursor else { unreachable!("the cursor was set") };
-            let count = index.len() / IndexEntry::SIZE;
-            let mut places = partition_point(count, |place| IndexEntry::position(index, place) <= &wanted[..]);
+            let Some(cursor) = cursor else { unreachable!("the cursor was set") };
+            let mut places = cursor.find(&wanted);
             while let Some(place) = places.checked_sub(1) {
                 places = place;
-                let entry = IndexEntry::decode(index, place).map_err(|what| self.damaged(what))?;
+                let entry = IndexEntry::decode(&cursor.index, place).map_err(|what| self.damaged(what))?;
                 if entry.key != *read.key() || floor.is_some_and(|floor| entry.lsn < floor) {
                     return Ok(());
                 }
-                if read.offer(entry.lsn, entry.kind, || Value::Stored(self.stored(&entry))) {
+                let IndexEntry { lsn, kind, block, offset, len, .. } = entry;
+                if read.offer_stored(lsn, kind, self, |file| StoredValue { file, block, offset, len }) {
                     return Ok(());
                 }
             }
         }
         Ok(())
-    }
-
-    fn stored(self: &Arc<Self>, entry: &IndexEntry) -> StoredValue {
-        StoredValue { file: self.clone(), block: entry.block, offset: entry.offset, len: entry.len }
     }
 
     /// Collects the newest versions of the scan's keys, as far as they lie in `keys`: those that this file serves.
@@ -339,8 +335,7 @@ impl LayerFile {
     fn cached_block(&self, place: BlockRef, io: Io) -> Result<Bytes, LayerError> {
         match self.cached(place) {
             Some(block) => Ok(block),
-            None if io == Io::MemoryOnly => Err(LayerError::WouldBlock),
-            None => Ok(self.read_run(&[place])?.remove(0)),
+            None => Ok(self.read_run(&[place], io)?.remove(0)),
         }
     }
 
@@ -362,17 +357,17 @@ impl LayerFile {
     }
 
     /// Reads blocks that lie near each other, in order of their offsets, by one call; they are in the cache afterwards.
-    pub(super) fn read_run(&self, places: &[BlockRef]) -> Result<Vec<Bytes>, LayerError> {
-        match self.try_run(places) {
+    pub(super) fn read_run(&self, places: &[BlockRef], io: Io) -> Result<Vec<Bytes>, LayerError> {
+        match self.try_run(places, io) {
             // A local file that has rotted is worth nothing while the object store has the same bytes.
-            Err(LayerError::Damaged { .. }) if self.source.distrust_local() => self.try_run(places),
+            Err(LayerError::Damaged { .. }) if self.source.distrust_local() => self.try_run(places, io),
             other => other,
         }
     }
 
-    fn try_run(&self, places: &[BlockRef]) -> Result<Vec<Bytes>, LayerError> {
+    fn try_run(&self, places: &[BlockRef], io: Io) -> Result<Vec<Bytes>, LayerError> {
         let (Some(first), Some(last)) = (places.first(), places.last()) else { return Ok(Vec::new()) };
-        let raw = self.read_range(first.offset, last.end())?;
+        let raw = self.read_range(first.offset, last.end(), io)?;
         let mut blocks = Vec::with_capacity(places.len());
         for place in places {
             let start = (place.offset - first.offset) as usize;
@@ -386,7 +381,7 @@ impl LayerFile {
     }
 
     pub(super) fn read_block(&self, place: BlockRef) -> Result<Vec<u8>, LayerError> {
-        self.unpack(&self.read_range(place.offset, place.end())?, place.offset)
+        self.unpack(&self.read_range(place.offset, place.end(), Io::MayBlock)?, place.offset)
     }
 
     fn unpack(&self, stored: &[u8], offset: u64) -> Result<Vec<u8>, LayerError> {
@@ -394,12 +389,12 @@ impl LayerFile {
     }
 
     /// The file's bytes from `start` up to `end`.
-    fn read_range(&self, start: u64, end: u64) -> Result<Bytes, LayerError> {
+    fn read_range(&self, start: u64, end: u64, io: Io) -> Result<Bytes, LayerError> {
         if start > end || end > self.source.size_bytes {
             return Err(self.damaged("a block lies outside the file"));
         }
         let began = Instant::now();
-        let (bytes, origin) = self.source.read(start, end)?;
+        let (bytes, origin) = self.source.read(start, end, io)?;
         self.count(origin, bytes.len(), began);
         Ok(bytes)
     }
@@ -436,20 +431,6 @@ fn position(key: &Key, lsn: Lsn) -> [u8; KEY_SIZE + 8] {
     bytes[..KEY_SIZE].copy_from_slice(key.as_bytes());
     bytes[KEY_SIZE..].copy_from_slice(&lsn.0.to_be_bytes());
     bytes
-}
-
-/// Number of leading places for which `holds` is true.
-fn partition_point(count: usize, holds: impl Fn(usize) -> bool) -> usize {
-    let (mut low, mut high) = (0, count);
-    while low < high {
-        let middle = low + (high - low) / 2;
-        if holds(middle) {
-            low = middle + 1;
-        } else {
-            high = middle;
-        }
-    }
-    low
 }
 
 fn difference(found: &LayerHeader, expected: &LayerHeader) -> String {

@@ -2,7 +2,7 @@
 
 use std::{
     fs::File,
-    io,
+    io::{self, IoSliceMut},
     os::unix::fs::FileExt,
     path::{Path, PathBuf},
     sync::{
@@ -15,9 +15,11 @@ use std::{
 use bytes::Bytes;
 use ogel_object_store::{ObjectStore, StoreError};
 use parking_lot::RwLock;
+use rustix::io::ReadWriteFlags;
 use tokio::sync::Semaphore;
 
 use super::LayerError;
+use crate::layer::Io;
 
 /// A layer is downloaded whole once this share of it (or this many ranges) has been read piecemeal.
 const DOWNLOAD_AFTER_SHARE: u64 = 4;
@@ -110,8 +112,8 @@ impl Source {
         Source { path, size_bytes, local, remote: Some(remote), discarded }
     }
 
-    /// The bytes from `start` up to `end`, which lie in the file. Blocks.
-    pub fn read(self: &Arc<Self>, start: u64, end: u64) -> Result<(Bytes, Origin), LayerError> {
+    /// The bytes from `start` up to `end`, which lie in the file. With [`Io::MemoryOnly`] those that the system has in its memory.
+    pub fn read(self: &Arc<Self>, start: u64, end: u64, io: Io) -> Result<(Bytes, Origin), LayerError> {
         let local = self.local.read().clone();
         if let Some(remote) = &self.remote {
             remote.used_s.store(remote.reader.started.elapsed().as_secs() as u32, Ordering::Relaxed);
@@ -119,10 +121,19 @@ impl Source {
         match (local, &self.remote) {
             (Some(file), _) => {
                 let mut bytes = vec![0; (end - start) as usize];
-                let read = file.read_exact_at(&mut bytes, start);
-                read.map_err(|source| LayerError::Io { path: self.path.clone(), source })?;
+                match io {
+                    Io::MemoryOnly if !read_without_waiting(&file, &mut bytes, start) => {
+                        return Err(LayerError::WouldBlock);
+                    }
+                    Io::MemoryOnly => {}
+                    Io::MayBlock => {
+                        let read = file.read_exact_at(&mut bytes, start);
+                        read.map_err(|source| LayerError::Io { path: self.path.clone(), source })?;
+                    }
+                }
                 Ok((bytes.into(), Origin::Local))
             }
+            (None, Some(_)) if io == Io::MemoryOnly => Err(LayerError::WouldBlock),
             (None, Some(remote)) => Ok((self.read_remote(remote, start, end)?, Origin::Remote)),
             (None, None) => Err(LayerError::Io { path: self.path.clone(), source: io::ErrorKind::NotFound.into() }),
         }
@@ -140,8 +151,8 @@ impl Source {
                 Ok((head, tail, Origin::Remote))
             }
             _ => {
-                let (tail, origin) = self.read(start, end)?;
-                Ok((self.read(0, head_bytes)?.0, tail, origin))
+                let (tail, origin) = self.read(start, end, Io::MayBlock)?;
+                Ok((self.read(0, head_bytes, Io::MayBlock)?.0, tail, origin))
             }
         }
     }
@@ -219,6 +230,12 @@ impl Source {
     pub fn is_local(&self) -> bool {
         self.local.read().is_some()
     }
+}
+
+/// Fills `bytes` from the system's page cache. `false` when they are not all there; then the system begins to read them.
+fn read_without_waiting(file: &File, bytes: &mut [u8], at: u64) -> bool {
+    let wanted = bytes.len();
+    rustix::io::preadv2(file, &mut [IoSliceMut::new(bytes)], at, ReadWriteFlags::NOWAIT) == Ok(wanted)
 }
 
 /// Brings a layer to the local disk.

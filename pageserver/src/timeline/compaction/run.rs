@@ -99,7 +99,9 @@ impl Timeline {
             concerned.into_iter().find(|(_, stack)| stack.len() >= limits.max_depth).map(|(keys, _)| keys.start)
         };
         while let Some(partition) = is_full(&self.pin_layers()) {
+            self.room_wanted.store(true, Ordering::Relaxed);
             let _one_at_a_time = self.compaction.lock();
+            self.room_wanted.store(false, Ordering::Relaxed);
             let layers = self.pin_layers();
             let stack = layers.partitions.find(&partition);
             let states = stack_state(&layers, stack, self.cutoff(), &BTreeSet::new())?;
@@ -114,6 +116,11 @@ impl Timeline {
     /// Whether layers may have to be merged.
     pub fn is_compaction_due(&self) -> bool {
         self.compaction_due.load(Ordering::Relaxed)
+    }
+
+    /// Whether a flush waits until a stack is shorter. A merge that has stepped back for others then stops, and the flush merges itself.
+    pub fn is_room_wanted(&self) -> bool {
+        self.room_wanted.load(Ordering::Relaxed)
     }
 
     /// How far merging lags behind the WAL: 0 is not at all, 1 is as far as it may.

@@ -284,10 +284,27 @@ impl Follower<'_> {
             let timeline = self.timeline.clone();
             self.flusher = Some(tokio::task::spawn_blocking(move || timeline.flush_frozen()));
         }
-        if let Some(flusher) = self.flusher.take_if(|_| self.timeline.frozen_layers() > MAX_FROZEN) {
-            flushed(flusher.await)?;
+        self.wait_for_place().await
+    }
+
+    /// Waits until few enough frozen layers are left. WAL goes into the open layer while the last of them is written.
+    async fn wait_for_place(&mut self) -> Result<(), FollowError> {
+        let timeline = self.timeline.clone();
+        loop {
+            let place = timeline.layer_flushed.notified();
+            tokio::pin!(place);
+            place.as_mut().enable();
+            let Some(flusher) = self.flusher.as_mut().filter(|_| timeline.frozen_layers() > MAX_FROZEN) else {
+                return Ok(());
+            };
+            tokio::select! {
+                () = place => {}
+                result = flusher => {
+                    self.flusher = None;
+                    return flushed(result);
+                }
+            }
         }
-        Ok(())
     }
 }
 
