@@ -27,7 +27,7 @@ from typing import Callable
 
 import psycopg
 
-from bench_commit import SETTINGS, StockTrio
+from bench_commit import SETTINGS, StockTrio, processor_us
 from cluster import Cluster, pg_manifest
 
 GOALS = {"select-only": (">=", 0.97), "cold scan": (">=", 0.6), "bulk load": ("<=", 1.3), "index build": ("<=", 1.3)}
@@ -60,6 +60,14 @@ class Ours:
 
     def stop(self) -> None:
         self.cluster.remove()
+
+    def rest(self) -> None:
+        """Until all processes together have used less than a tenth of a processor for half a second."""
+        used, until = 1.0, time.monotonic() + 60
+        while used > 0.05 and time.monotonic() < until:
+            before = processor_us(self.cluster.dir)
+            time.sleep(0.5)
+            used = sum((processor_us(self.cluster.dir) - before).values()) / 1e6
 
 
 def pgbench(url: str, *args: str) -> str:
@@ -105,8 +113,13 @@ def select_only(url: str, clients: int, duration_s: int) -> float:
     return float(re.search(r"tps = ([\d.]+)", out).group(1))
 
 
-def interleaved(rounds: int, ours: Callable[[], float], stock: Callable[[], float]) -> tuple[float, float]:
-    pairs = [(ours(), stock()) for _ in range(rounds)]
+def interleaved(rounds: int, ours: Callable[[], float], stock: Callable[[], float], rest: Callable[[], None]) -> tuple[float, float]:
+    """Medians. `rest` waits until we have done what we put off: it must not fall into stock's turn."""
+    pairs = []
+    for _ in range(rounds):
+        took = ours()
+        rest()
+        pairs.append((took, stock()))
     return statistics.median(a for a, _ in pairs), statistics.median(b for _, b in pairs)
 
 
@@ -121,19 +134,20 @@ def in_memory(args: argparse.Namespace) -> list[dict]:
     caches = {name: f"{args.file_cache_mb}MB" for name in ("ogel.file_cache_max_size", "ogel.file_cache_size") if args.file_cache_mb}
     ours, stock = Ours(**caches), Stock().start()
     try:
-        load = interleaved(args.rounds, lambda: bulk_load(ours.url(), args.scale), lambda: bulk_load(stock.url(), args.scale))
+        load = interleaved(args.rounds, lambda: bulk_load(ours.url(), args.scale), lambda: bulk_load(stock.url(), args.scale), ours.rest)
         results = [report("bulk load", "s", *load, load[0] / load[1], f"pgbench -i -s {args.scale}")]
         few = max(1, min(args.scale, 10))
         for server in (ours, stock):
             bulk_load(server.url(), few)
             seconds(server.url(), "VACUUM ANALYZE pgbench_accounts")
             seconds(server.url(), "SELECT sum(abalance) FROM pgbench_accounts")
-        tps = interleaved(args.rounds, lambda: select_only(ours.url(), args.clients, args.seconds), lambda: select_only(stock.url(), args.clients, args.seconds))
+        select = [lambda server=server: select_only(server.url(), args.clients, args.seconds) for server in (ours, stock)]
+        tps = interleaved(args.rounds, *select, ours.rest)
         results.append(report("select-only", "tps", *tps, tps[0] / tps[1], f"-c {args.clients}, scale {few}, in memory"))
         for server in (ours, stock):
             fill(server.url(), args.index_mb)
         build = ["SET maintenance_work_mem = '64MB'", "DROP INDEX IF EXISTS wide_r", "CREATE INDEX wide_r ON wide (r)"]
-        took = interleaved(args.rounds, lambda: seconds(ours.url(), *build), lambda: seconds(stock.url(), *build))
+        took = interleaved(args.rounds, lambda: seconds(ours.url(), *build), lambda: seconds(stock.url(), *build), ours.rest)
         results.append(report("index build", "s", *took, took[0] / took[1], f"{args.index_mb} MB"))
         return results
     finally:
@@ -165,7 +179,7 @@ def cold_scan(args: argparse.Namespace) -> dict:
             drop_os_cache()
             return seconds(stock.url(), "SELECT 1", "SELECT count(*) FROM wide")
 
-        took = interleaved(args.rounds, ours_cold, stock_cold)
+        took = interleaved(args.rounds, ours_cold, stock_cold, ours.rest)
         note = f"{args.scan_mb} MB, shared_buffers and file cache {half} MB each" + ("" if cold else "; the operating system's cache was WARM")
         return report("cold scan", "s", *took, took[1] / took[0], note)
     finally:

@@ -24,7 +24,7 @@ use anyhow::{Context, bail, ensure};
 use ogel_ids::{NodeId, TenantId, TimelineId};
 use ogel_object_store::ObjectStore;
 use ogel_pgwire::Endpoint;
-use ogel_service::{Background, DataFolder, Shutdown, auth::Verifier, durable_file};
+use ogel_service::{Background, DataFolder, Shutdown, StepBack, auth::Verifier, durable_file};
 use parking_lot::RwLock;
 use serde::{Deserialize, Serialize};
 use tokio::{sync::Mutex, task::JoinSet};
@@ -176,7 +176,8 @@ impl Pageserver {
                 free_bytes: mib(config.disk_free_mb),
             },
             retention: Retention { window: Duration::from_secs(config.retention_s), wal_bytes: config.retention_bytes },
-            background: Background::start("merges").context("the threads for merges cannot be started")?,
+            background: Background::start("merges", StepBack::Far)
+                .context("the threads for merges cannot be started")?,
             branching: Mutex::default(),
         });
         durable_file::create_folders(&pageserver.folder.path().join(layout::TENANTS))?;

@@ -7,18 +7,34 @@ use tokio::{
     task::{JoinError, JoinSet},
 };
 
-/// Added to the nice value: where processors are short such a thread gets about a tenth of what one that serves gets.
-#[cfg(target_os = "linux")]
-const NICE: i32 = 10;
+/// How far threads step back where processors are short.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum StepBack {
+    /// Such a thread gets about a tenth of what one that serves gets.
+    Some,
+    /// It gets about a hundredth: for work that can wait until the load is over, or is bounded otherwise.
+    Far,
+}
+
+impl StepBack {
+    /// Added to the nice value.
+    #[cfg(target_os = "linux")]
+    fn nice(self) -> i32 {
+        match self {
+            Self::Some => 10,
+            Self::Far => 19,
+        }
+    }
+}
 
 /// A runtime whose threads get out of the way of those that serve. What it does must not hold a lock that those need.
 pub struct Background(Option<Runtime>);
 
 impl Background {
     /// Starts it; its threads are called `name`.
-    pub fn start(name: &str) -> io::Result<Self> {
+    pub fn start(name: &str, how: StepBack) -> io::Result<Self> {
         let builder = &mut Builder::new_multi_thread();
-        builder.worker_threads(1).thread_name(name).enable_all().on_thread_start(step_back);
+        builder.worker_threads(1).thread_name(name).enable_all().on_thread_start(move || step_back(how));
         Ok(Self(Some(builder.build()?)))
     }
 
@@ -51,10 +67,11 @@ impl Drop for Background {
 }
 
 /// Elsewhere than on Linux the call concerns the whole process.
-fn step_back() {
+#[cfg_attr(not(target_os = "linux"), expect(unused_variables))]
+fn step_back(how: StepBack) {
     #[cfg(target_os = "linux")]
     if let Err(error) = rustix::process::getpriority_process(None)
-        .and_then(|nice| rustix::process::setpriority_process(None, (nice + NICE).min(19)))
+        .and_then(|nice| rustix::process::setpriority_process(None, (nice + how.nice()).min(19)))
     {
         tracing::warn!(%error, "a thread for background work keeps its priority");
     }
@@ -69,9 +86,11 @@ mod tests {
     async fn its_threads_step_back_and_ours_do_not() {
         let nice = || rustix::process::getpriority_process(None).unwrap();
         let ours = nice();
-        let background = Background::start("test").unwrap();
-        assert_eq!(background.run_blocking(nice).await.unwrap(), (ours + NICE).min(19));
-        assert_eq!(background.run(async move { nice() }).await.unwrap(), (ours + NICE).min(19));
+        for (how, added) in [(StepBack::Some, 10), (StepBack::Far, 19)] {
+            let background = Background::start("test", how).unwrap();
+            assert_eq!(background.run_blocking(nice).await.unwrap(), (ours + added).min(19));
+            assert_eq!(background.run(async move { nice() }).await.unwrap(), (ours + added).min(19));
+        }
         assert_eq!(nice(), ours);
     }
 }

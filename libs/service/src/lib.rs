@@ -29,7 +29,7 @@ pub mod names;
 pub mod shared_memory;
 mod shutdown;
 
-pub use background::Background;
+pub use background::{Background, StepBack};
 pub use data_folder::{DataFolder, DataFolderError};
 pub use prometheus_client as metrics;
 pub use shutdown::Shutdown;

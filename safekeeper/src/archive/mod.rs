@@ -30,7 +30,7 @@ mod upload;
 use std::{sync::Arc, time::Duration};
 
 use ogel_object_store::{ObjectStore, StoreError};
-use ogel_service::{Background, Shutdown};
+use ogel_service::{Background, Shutdown, StepBack};
 use tokio::sync::Semaphore;
 use wal_decoder::stream::StreamError;
 
@@ -96,6 +96,8 @@ pub struct Archive {
     metrics: Arc<ArchiveMetrics>,
     /// Reads, decodes and uploads: commits go first.
     background: Background,
+    /// The same where uploads lag behind.
+    behind: Background,
     jobs: Jobs,
     shutdown: Shutdown,
 }
@@ -115,8 +117,9 @@ impl Archive {
         shutdown: Shutdown,
     ) -> std::io::Result<Arc<Self>> {
         let memory = Semaphore::new(MEMORY_MIB as usize);
-        let background = Background::start("archive")?;
-        Ok(Arc::new(Self { store, idle_after, memory, metrics, background, jobs: Jobs::default(), shutdown }))
+        let background = Background::start("archive", StepBack::Far)?;
+        let behind = Background::start("archive", StepBack::Some)?;
+        Ok(Arc::new(Self { store, idle_after, memory, metrics, background, behind, jobs: Jobs::default(), shutdown }))
     }
 
     /// Room for an object of this size.

@@ -5,6 +5,7 @@ use std::io;
 use bytes::Bytes;
 use ogel_ids::Lsn;
 use ogel_object_store::StoreError;
+use ogel_service::Background;
 use quorum::ArchivedTail;
 use wal_decoder::stream::StreamDecoder;
 
@@ -16,7 +17,17 @@ use super::{
 };
 use crate::timeline::{Timeline, TimelineKey};
 
+/// Finished segments of a timeline that wait for their upload. When there are more, uploads take a larger part of the processors: the
+/// segments take disk space until they are there.
+const MAX_WAITING: u64 = 32;
+
 impl Archive {
+    /// Where segment `number` is worked on.
+    fn threads(&self, timeline: &Timeline, number: u64) -> &Background {
+        let newest = timeline.watch().borrow().commit_lsn.segment_number(timeline.folder().segment_size_bytes());
+        if newest.saturating_sub(number) > MAX_WAITING { &self.behind } else { &self.background }
+    }
+
     /// Puts a finished, committed segment into the object store. If it is there already, in either form, it must be the same WAL.
     /// `decoder` goes on from segment to segment.
     pub(super) async fn upload_segment(
@@ -33,7 +44,7 @@ impl Archive {
         match object.stored(&self.store, Form::Raw).await? {
             Some(there) => self.compare(&object, (Form::Raw, there), wal).await?,
             None => {
-                if !self.put(&object, wal.clone()).await? {
+                if !self.put(self.threads(timeline, number), &object, wal.clone()).await? {
                     let there = object.packed(&self.store).await?;
                     self.compare(&object, (Form::Packed, there), wal).await?;
                 }
@@ -67,7 +78,7 @@ impl Archive {
         let there = match object.find(&self.store).await? {
             Some(there) => there,
             None => {
-                self.put(&object, wal.clone()).await?;
+                self.put(&self.background, &object, wal.clone()).await?;
                 (Form::Packed, object.packed(&self.store).await?)
             }
         };
@@ -86,13 +97,13 @@ impl Archive {
     }
 
     /// Packs WAL and puts it there; false when there is something else already, be it the same WAL packed by another version of zstd.
-    async fn put(&self, object: &WalObject, wal: Bytes) -> Result<bool, ArchiveError> {
+    async fn put(&self, threads: &Background, object: &WalObject, wal: Bytes) -> Result<bool, ArchiveError> {
         let wal_bytes = wal.len() as u64;
-        let pack = self.background.run_blocking(move || packed::pack(&wal));
+        let pack = threads.run_blocking(move || packed::pack(&wal));
         let packed = Bytes::from(pack.await.map_err(io::Error::other)??);
         let stored_bytes = packed.len() as u64;
         let (store, key) = (self.store.clone(), object.key(Form::Packed));
-        let put = self.background.run(async move { store.put_new(&key, packed).await });
+        let put = threads.run(async move { store.put_new(&key, packed).await });
         match put.await.map_err(io::Error::other)? {
             Err(StoreError::AlreadyExists { .. }) => return Ok(false),
             put => put?,
@@ -153,6 +164,6 @@ impl Archive {
             decoder.skip_to_boundary()?;
             Ok((wal, decoder))
         };
-        self.background.run_blocking(read).await.map_err(io::Error::other)?
+        self.threads(timeline, number).run_blocking(read).await.map_err(io::Error::other)?
     }
 }
