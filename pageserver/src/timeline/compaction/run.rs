@@ -81,8 +81,8 @@ impl Timeline {
     pub fn compact_fully(&self, stop: Stop<'_>) -> anyhow::Result<CompactionReport> {
         let mut report = CompactionReport::default();
         let _one_at_a_time = self.compaction.lock();
-        let layers = self.pin_layers();
-        for (keys, stack) in layers.partitions.iter().filter(|(_, stack)| !stack.is_empty()) {
+        let partitions = self.pin_layers().partitions.clone();
+        for (keys, stack) in partitions.iter().filter(|(_, stack)| !stack.is_empty()) {
             let job = Job { partition: keys.start, run: 0..stack.len(), reason: Reason::Trim };
             if !self.run_job(&job, stop, &mut report)? {
                 break;
@@ -102,10 +102,11 @@ impl Timeline {
             self.room_wanted.store(true, Ordering::Relaxed);
             let _one_at_a_time = self.compaction.lock();
             self.room_wanted.store(false, Ordering::Relaxed);
-            let layers = self.pin_layers();
-            let stack = layers.partitions.find(&partition);
-            let states = stack_state(&layers, stack, self.cutoff(), &BTreeSet::new())?;
-            if let Some(run) = depth_run(&states, limits).filter(|_| stack.len() >= limits.max_depth) {
+            let states = {
+                let layers = self.pin_layers();
+                stack_state(&layers, layers.partitions.find(&partition), self.cutoff(), &BTreeSet::new())?
+            };
+            if let Some(run) = depth_run(&states, limits).filter(|_| states.len() >= limits.max_depth) {
                 let job = Job { partition, run, reason: Reason::Depth };
                 self.run_job(&job, &|| false, &mut CompactionReport::default())?;
             }
@@ -141,9 +142,10 @@ impl Timeline {
 
     /// `false` when it was told to stop: then nothing has changed.
     fn run_job(&self, job: &Job, stop: Stop<'_>, report: &mut CompactionReport) -> anyhow::Result<bool> {
-        let layers = self.pin_layers();
-        let place = layers.partitions.place(&job.partition);
-        let (keys, stack) = (layers.partitions.range(place), &layers.partitions.at(place).stack);
+        // Without the layers in memory: a merge takes long, and what is flushed meanwhile shall be freed.
+        let partitions = self.pin_layers().partitions.clone();
+        let place = partitions.place(&job.partition);
+        let (keys, stack) = (partitions.range(place), &partitions.at(place).stack);
         let (run, below) = (&stack[job.run.clone()], &stack[job.run.end..]);
         let (Some(newest), Some(oldest)) = (run.first(), run.last()) else { return Ok(true) };
         let started = std::time::Instant::now();
