@@ -8,11 +8,12 @@
  * stays on this server's disk.  The lag is the distance between the insert
  * position and the position the page server has applied.
  *
- * From an eighth of ogel.max_apply_lag on, a process pauses in proportion to
- * the WAL it has written itself, the longer per byte the greater the lag: the
- * lag settles where WAL is written as fast as it is applied, and a small
- * transaction beside a bulk load pays for its own bytes only.  At
- * ogel.max_apply_lag everybody who writes waits.
+ * From half of ogel.max_apply_lag on, a process pauses in proportion to the WAL
+ * it has written itself, the longer per byte the greater the lag: the lag
+ * settles where WAL is written as fast as it is applied, and a small transaction
+ * beside a bulk load pays for its own bytes only.  At ogel.max_apply_lag
+ * everybody who writes waits.  Below half nobody does: a burst is ingested when
+ * it is over, and whoever reads a page waits only if the burst has changed it.
  *
  * The places: the callbacks that extend relations and write pages, and the
  * start of each statement that writes, since changes of pages that stay in
@@ -55,7 +56,7 @@
 #define LONGEST_WAIT_UNDER_LOCK_MS	1000
 
 /* Pauses begin at this part of the largest lag */
-#define PAUSES_BEGIN_AT		0.125
+#define PAUSES_BEGIN_AT		0.5
 /* Just below the largest lag a process may write 1 MB of WAL per second */
 #define LONGEST_PAUSE_US_PER_BYTE	1.0
 #define SHORTEST_PAUSE_US	1000
@@ -222,7 +223,7 @@ backpressure_wait(void)
 	{
 		double		excess = (lag - PAUSES_BEGIN_AT) / (1 - PAUSES_BEGIN_AT);
 
-		owed_us += LONGEST_PAUSE_US_PER_BYTE * excess * excess * written;
+		owed_us += LONGEST_PAUSE_US_PER_BYTE * excess * excess * excess * written;
 		if (owed_us < SHORTEST_PAUSE_US)
 			return;
 		interrupts_sleep(Min(owed_us, LONGEST_PAUSE_US) / 1000, wait_event_of(WAIT_BACKPRESSURE));

@@ -11,11 +11,20 @@ const LARGE_BYTES: libc::c_int = 2 << 20;
 /// Bounds what the allocator keeps for later. For the start of a process.
 pub fn bound_kept() {
     #[cfg(all(target_os = "linux", target_env = "gnu"))]
-    // SAFETY: both set a number, before there are other threads.
+    // SAFETY: all set a number, before there are other threads.
     unsafe {
+        libc::mallopt(libc::M_ARENA_MAX, arenas());
         libc::mallopt(libc::M_MMAP_THRESHOLD, LARGE_BYTES);
         libc::mallopt(libc::M_TRIM_THRESHOLD, LARGE_BYTES);
     }
+}
+
+/// One for each processor. Ingest moves from thread to thread, flushes and merges free on others what it took: with more arenas, each keeps
+/// what an open layer left in it, and a bulk load was seen to hold 240 MB more than with two.
+#[cfg(all(target_os = "linux", target_env = "gnu"))]
+fn arenas() -> libc::c_int {
+    let processors = std::thread::available_parallelism().map_or(2, std::num::NonZero::get);
+    libc::c_int::try_from(processors.clamp(2, 64)).unwrap_or(64)
 }
 
 /// Returns free pages between what is in use. Takes milliseconds; whoever allocates in the meantime may wait for them.

@@ -17,14 +17,14 @@ use std::{
     collections::BTreeMap,
     path::{Path, PathBuf},
     sync::{Arc, atomic::AtomicU64},
-    time::Duration,
+    time::{Duration, Instant},
 };
 
 use anyhow::{Context, bail, ensure};
 use ogel_ids::{NodeId, TenantId, TimelineId};
 use ogel_object_store::ObjectStore;
 use ogel_pgwire::Endpoint;
-use ogel_service::{Background, DataFolder, Shutdown, StepBack, auth::Verifier, durable_file};
+use ogel_service::{Background, DataFolder, Inflow, Shutdown, StepBack, auth::Verifier, durable_file};
 use parking_lot::RwLock;
 use serde::{Deserialize, Serialize};
 use tokio::{sync::Mutex, task::JoinSet};
@@ -153,6 +153,7 @@ impl Pageserver {
             compress: !config.no_compression,
             upload_queue_bytes: mib(config.upload_queue_mb),
             open_bytes: AtomicU64::new(0),
+            inflow: Inflow::new(Instant::now()),
             metrics,
         });
         let pageserver = Arc::new(Pageserver {

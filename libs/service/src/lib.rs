@@ -10,6 +10,7 @@
 //! - [`DataFolder`]: one process per data folder.
 //! - [`disk_space`]: how much is free.
 //! - [`Background`]: threads that get out of the way.
+//! - [`Inflow`]: whether work that can wait should.
 //! - [`shared_memory`]: what a killed Postgres leaves in the kernel.
 //! - [`durable_file`]: files that are whole and on disk, or not there.
 //!
@@ -23,6 +24,7 @@ mod data_folder;
 pub mod disk_space;
 pub mod durable_file;
 pub mod http;
+mod inflow;
 pub mod listen;
 pub mod logging;
 pub mod names;
@@ -31,5 +33,6 @@ mod shutdown;
 
 pub use background::{Background, StepBack};
 pub use data_folder::{DataFolder, DataFolderError};
+pub use inflow::Inflow;
 pub use prometheus_client as metrics;
 pub use shutdown::Shutdown;

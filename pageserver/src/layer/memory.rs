@@ -24,6 +24,8 @@ pub struct WriteBatch {
     /// What was put into a layer last.
     applied: Vec<Operation>,
     last_put: Lsn,
+    /// Bytes of values put into a layer last: the next batch is likely to have as many.
+    usual_bytes: usize,
 }
 
 #[derive(Debug)]
@@ -36,6 +38,9 @@ impl WriteBatch {
     /// Adds a version.
     pub fn put(&mut self, key: Key, lsn: Lsn, kind: VersionKind, value: &[u8]) {
         let (offset, len) = (self.data.len() as u32, value.len() as u32);
+        if self.data.capacity() == 0 {
+            self.data.reserve(self.usual_bytes.max(value.len()));
+        }
         self.data.extend_from_slice(value);
         self.operations.push(Operation::Put { key, lsn, kind, offset, len });
         self.last_put = lsn;
@@ -133,6 +138,9 @@ impl MemoryLayer {
     /// Appends a batch and empties it. Returns by how much the layer's memory has grown.
     pub fn apply(&self, batch: &mut WriteBatch) -> usize {
         assert!(self.sealed.get().is_none(), "nothing is appended to a sealed layer");
+        batch.usual_bytes = batch.data.len();
+        // The layer keeps it for as long as it lives; what it has to spare would not be counted.
+        batch.data.shrink_to_fit();
         let data = Bytes::from(std::mem::take(&mut batch.data));
         let mut inner = self.inner.write();
         let chunk = u32::try_from(inner.chunks.len()).expect("a layer is frozen long before 4 billion batches");

@@ -123,6 +123,8 @@ pub struct Environment {
     pub upload_queue_bytes: u64,
     /// Memory of all open and frozen layers.
     pub open_bytes: AtomicU64,
+    /// WAL that comes in, of all timelines.
+    pub inflow: ogel_service::Inflow,
     /// What is counted.
     pub metrics: crate::metrics::Metrics,
 }

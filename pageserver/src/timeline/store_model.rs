@@ -301,6 +301,7 @@ impl World {
             compaction,
             compress: true,
             open_bytes: AtomicU64::new(0),
+            inflow: ogel_service::Inflow::new(std::time::Instant::now()),
             metrics: Metrics::default(),
         })
     }

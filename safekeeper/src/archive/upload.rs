@@ -1,6 +1,9 @@
 //! Segments and idle tails into the object store.
 
-use std::io;
+use std::{
+    io,
+    time::{Duration, Instant},
+};
 
 use bytes::Bytes;
 use ogel_ids::Lsn;
@@ -14,18 +17,45 @@ use super::{
     names::{self, Form},
     object::WalObject,
     packed,
+    plan::TAKE_OVER,
 };
 use crate::timeline::{Timeline, TimelineKey};
 
 /// Finished segments of a timeline that wait for their upload. When there are more, uploads take a larger part of the processors: the
 /// segments take disk space until they are there.
 const MAX_WAITING: u64 = 32;
+/// Uploads rest while more WAL than this is committed in [`REST_PIECE`], bytes.
+const BUSY_BYTES: u64 = 1 << 20;
+/// How often uploads that rest look up.
+const REST_PIECE: Duration = Duration::from_millis(100);
+/// A segment waits no longer: nobody shall take its upload over for that.
+const LONGEST_REST: Duration = Duration::from_secs(1);
+const _: () = assert!(LONGEST_REST.as_millis() < TAKE_OVER.as_millis());
+
+/// Whether too many segments wait behind this one.
+fn is_behind(timeline: &Timeline, number: u64) -> bool {
+    let newest = timeline.watch().borrow().commit_lsn.segment_number(timeline.folder().segment_size_bytes());
+    newest.saturating_sub(number) > MAX_WAITING
+}
+
+/// Commits go first: waits while much WAL comes in, unless uploads are behind already.
+async fn rest(timeline: &Timeline, number: u64) {
+    let commit_lsn = || timeline.watch().borrow().commit_lsn;
+    let (mut before, began) = (commit_lsn(), Instant::now());
+    while !is_behind(timeline, number) && began.elapsed() < LONGEST_REST {
+        tokio::time::sleep(REST_PIECE).await;
+        let now = commit_lsn();
+        if now.bytes_since(before) < BUSY_BYTES {
+            return;
+        }
+        before = now;
+    }
+}
 
 impl Archive {
     /// Where segment `number` is worked on.
     fn threads(&self, timeline: &Timeline, number: u64) -> &Background {
-        let newest = timeline.watch().borrow().commit_lsn.segment_number(timeline.folder().segment_size_bytes());
-        if newest.saturating_sub(number) > MAX_WAITING { &self.behind } else { &self.background }
+        if is_behind(timeline, number) { &self.behind } else { &self.background }
     }
 
     /// Puts a finished, committed segment into the object store. If it is there already, in either form, it must be the same WAL.
@@ -36,6 +66,7 @@ impl Archive {
         number: u64,
         decoder: &mut Option<StreamDecoder>,
     ) -> Result<(), ArchiveError> {
+        rest(timeline, number).await;
         let size = timeline.folder().segment_size_bytes();
         let _room = self.room(2 * size).await;
         let (wal, continued) = self.read_local(timeline, number, size, decoder.take()).await?;

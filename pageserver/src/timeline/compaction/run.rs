@@ -124,6 +124,11 @@ impl Timeline {
         self.room_wanted.load(Ordering::Relaxed)
     }
 
+    /// Whether much WAL comes in now, of whatever timeline.
+    pub fn is_inflow_busy(&self) -> bool {
+        self.environment.inflow.is_busy(std::time::Instant::now())
+    }
+
     /// How far merging lags behind the WAL: 0 is not at all, 1 is as far as it may.
     pub fn compaction_debt(&self) -> f64 {
         debt(self.pin_layers().partitions.depth(), &self.environment.compaction)

@@ -213,6 +213,7 @@ impl Follower<'_> {
             match current {
                 SafekeeperMessage::Wal { start, commit_lsn, data } => {
                     fed_bytes += data.len();
+                    self.timeline.environment.inflow.took(data.len() as u64);
                     self.timeline.ingest.lock().commit_lsn = commit_lsn;
                     self.decoder.feed(start, data)?;
                 }
