@@ -26,6 +26,7 @@ pub struct Inflow {
 struct Window {
     since: Instant,
     taken_bytes: u64,
+    busy_since: Option<Instant>,
     busy_until: Instant,
 }
 
@@ -34,7 +35,7 @@ impl Inflow {
     pub fn new(now: Instant) -> Self {
         Self {
             taken_bytes: AtomicU64::new(0),
-            window: Mutex::new(Window { since: now, taken_bytes: 0, busy_until: now }),
+            window: Mutex::new(Window { since: now, taken_bytes: 0, busy_since: None, busy_until: now }),
         }
     }
 
@@ -43,18 +44,23 @@ impl Inflow {
         self.taken_bytes.fetch_add(bytes, Ordering::Relaxed);
     }
 
-    /// Whether much has come lately: between two earlier calls, a tenth of a second or more apart, of the last two seconds.
-    pub fn is_busy(&self, now: Instant) -> bool {
+    /// How long much has been coming, if it has lately: between two earlier calls, a tenth of a second or more apart, of the last
+    /// two seconds.
+    pub fn busy_for(&self, now: Instant) -> Option<Duration> {
         let mut window = self.window.lock();
         let elapsed = now.saturating_duration_since(window.since);
         if elapsed >= WINDOW {
             let taken_bytes = self.taken_bytes.load(Ordering::Relaxed);
             let grown_bytes = taken_bytes - window.taken_bytes;
-            let busy = grown_bytes as f64 >= BUSY_BYTES_PER_S * elapsed.as_secs_f64();
-            let busy_until = if busy { now + CALM } else { window.busy_until };
-            *window = Window { since: now, taken_bytes, busy_until };
+            (window.since, window.taken_bytes) = (now, taken_bytes);
+            if grown_bytes as f64 >= BUSY_BYTES_PER_S * elapsed.as_secs_f64() {
+                window.busy_since.get_or_insert(now);
+                window.busy_until = now + CALM;
+            } else if now >= window.busy_until {
+                window.busy_since = None;
+            }
         }
-        now < window.busy_until
+        window.busy_since.map(|since| now.saturating_duration_since(since))
     }
 }
 
@@ -65,18 +71,23 @@ mod tests {
     #[test]
     fn a_load_is_told_from_a_trickle_and_its_end_is_seen() {
         let start = Instant::now();
-        let at = |ms| start + Duration::from_millis(ms);
+        let at = |millis| start + Duration::from_millis(millis);
+        let ms = Duration::from_millis;
         let inflow = Inflow::new(start);
         inflow.took(10_000_000);
-        assert!(!inflow.is_busy(at(50)), "too early to say");
-        assert!(inflow.is_busy(at(1000)));
+        assert_eq!(inflow.busy_for(at(50)), None, "too early to say");
+        assert_eq!(inflow.busy_for(at(1000)), Some(ms(0)));
         inflow.took(1);
-        assert!(inflow.is_busy(at(1100)) && inflow.is_busy(at(2900)), "it may go on");
-        assert!(!inflow.is_busy(at(3000)), "the load is over");
-        inflow.took(7_900_000);
-        assert!(!inflow.is_busy(at(4000)), "a trickle");
+        assert_eq!(inflow.busy_for(at(1100)), Some(ms(100)), "it may go on");
+        assert_eq!(inflow.busy_for(at(2900)), Some(ms(1900)));
         inflow.took(900_000);
-        assert!(inflow.is_busy(at(4100)));
-        assert!(inflow.is_busy(at(100)), "time that goes back changes nothing");
+        assert_eq!(inflow.busy_for(at(3000)), Some(ms(2000)), "the same load");
+        assert_eq!(inflow.busy_for(at(4900)), Some(ms(3900)));
+        assert_eq!(inflow.busy_for(at(5000)), None, "the load is over");
+        inflow.took(7_900_000);
+        assert_eq!(inflow.busy_for(at(6000)), None, "a trickle");
+        inflow.took(900_000);
+        assert_eq!(inflow.busy_for(at(6100)), Some(ms(0)), "another load");
+        assert_eq!(inflow.busy_for(at(100)), Some(ms(0)), "time that goes back changes nothing");
     }
 }

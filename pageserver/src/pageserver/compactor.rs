@@ -24,7 +24,7 @@ const INTERVAL: Duration = Duration::from_secs(2);
 const GIVE_BACK_INTERVAL: Duration = Duration::from_secs(60);
 /// The cutoff of a timeline is moved at most this often, and at least, if the window is long, a hundred times while it passes.
 const GC_INTERVAL_MIN: Duration = Duration::from_secs(20);
-/// Merges rest no longer than this in all for a load, however long it lasts.
+/// Merges of all timelines rest no longer than this for a load, however long it lasts.
 const LONGEST_REST: Duration = Duration::from_secs(30);
 /// How often merges that rest look up.
 const REST_PIECE: Duration = Duration::from_millis(20);
@@ -67,10 +67,8 @@ impl Pageserver {
         let (retention, shutdown, worked_on) = (self.retention, self.shutdown.clone(), timeline.clone());
         let work = move || {
             let must_stop = || shutdown.has_begun() || worked_on.closing.has_begun() || worked_on.is_room_wanted();
-            let began = Instant::now();
             let rest = || {
-                while worked_on.is_inflow_busy()
-                    && began.elapsed() < LONGEST_REST
+                while worked_on.busy_for().is_some_and(|time| time < LONGEST_REST)
                     && worked_on.compaction_debt() < RESTING_DEBT
                     && !must_stop()
                 {

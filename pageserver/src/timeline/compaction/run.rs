@@ -124,9 +124,9 @@ impl Timeline {
         self.room_wanted.load(Ordering::Relaxed)
     }
 
-    /// Whether much WAL comes in now, of whatever timeline.
-    pub fn is_inflow_busy(&self) -> bool {
-        self.environment.inflow.is_busy(std::time::Instant::now())
+    /// How long much WAL has been coming in, of whatever timelines; `None` when it does not.
+    pub fn busy_for(&self) -> Option<std::time::Duration> {
+        self.environment.inflow.busy_for(std::time::Instant::now())
     }
 
     /// How far merging lags behind the WAL: 0 is not at all, 1 is as far as it may.
