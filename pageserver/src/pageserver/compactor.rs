@@ -2,7 +2,8 @@
 //!
 //! One timeline after another, on a thread that steps back for readers and ingest, and that rests while much WAL comes in: what it does can
 //! wait until the load is over. It does not wait for ever: it goes on after [`LONGEST_REST`], or when stacks have grown half-way to their
-//! bound; and a flush that finds a stack at its bound stops the merge under way and merges by itself, on a thread that does not step back. A timeline without news costs nothing but a look at a flag; its cutoff is moved a hundred times per retention window at most.
+//! bound; and a flush that finds a stack at its bound stops the merge under way and merges by itself, on a thread that does not step back.
+//! A timeline without news costs nothing but a look at a flag; its cutoff is moved a hundred times per retention window at most.
 
 use std::{
     collections::HashMap,
