@@ -17,7 +17,7 @@ from test_readers import resident_megabytes
 ROWS = 2_000_000
 FILLER_BYTES = 485
 # The pageserver's budgets by default: open layers 512 MB, page cache and block cache 128 MB each. What comes on top (code, stacks, a layer
-# that is being written) has to fit into what one timeline does not use of the first. Measured: 550.
+# that is being written) has to fit into what one timeline does not use of the first. Measured: 449.
 PAGESERVER_MEGABYTES = 768
 # File cache 64 MB and max_wal_size 256 MB, which is exceeded while a checkpoint runs; restoring sorts an index. Measured: 341.
 COMPUTE_MEGABYTES = 600
