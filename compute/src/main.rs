@@ -13,7 +13,7 @@ use compute::{
     stop::Stop,
     supervisor::{Outcome, Supervisor},
 };
-use ogel_service::{Shutdown, config, listen, logging, metrics::registry::Registry, names};
+use ogel_service::{Shutdown, config, freed_memory, listen, logging, metrics::registry::Registry, names};
 
 const HELP: &str = "\
 Runs a stateless PostgreSQL 17 on the quorum of a branch's safekeepers.
@@ -61,6 +61,7 @@ fn run(arguments: &[OsString]) -> i32 {
         println!("the settings are good");
         return exit_code::STOPPED;
     }
+    freed_memory::Kept::FOR_WAL.bound();
     logging::init(log_format);
     // One thread: Postgres must be started by the main thread, which lives as long as the process.
     let runtime = match tokio::runtime::Builder::new_current_thread().enable_all().build() {

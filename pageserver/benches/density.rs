@@ -22,7 +22,7 @@ use pageserver::{
     layer::{
         LsnRange, VersionKind,
         desc::{LayerDesc, LayerName},
-        file::{LayerHeader, LayerKind, write_file},
+        file::{LayerHeader, LayerKind, Packing, write_file},
         partitions::Partitions,
     },
     manifest::{Manifest, TimelineState},
@@ -69,7 +69,7 @@ fn make_tenant(store: &Path, number: u64) {
     let fill = |writer: &mut pageserver::layer::file::LayerWriter<_>| {
         writer.version(Key::checkpoint(), START, VersionKind::Image, &state.encode())
     };
-    let written = write_file(&path, &header, true, fill).unwrap();
+    let written = write_file(&path, &header, Packing::Dense, fill).unwrap();
     let desc = LayerDesc {
         name,
         kind,

@@ -10,7 +10,6 @@ pub mod basebackup;
 pub mod branch;
 pub mod config;
 pub mod failpoints;
-pub mod freed_memory;
 pub mod http;
 pub mod keyspace;
 pub mod layer;

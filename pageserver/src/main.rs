@@ -4,11 +4,11 @@ use std::sync::Arc;
 
 use anyhow::Context;
 use ogel_service::{
-    Shutdown, auth, config,
+    Shutdown, auth, config, freed_memory,
     http::{self, Readiness},
     listen, logging, names,
 };
-use pageserver::{config::Config, freed_memory, metrics::Metrics, page_service, pageserver::Pageserver, tools};
+use pageserver::{config::Config, metrics::Metrics, page_service, pageserver::Pageserver, tools};
 
 fn main() -> std::process::ExitCode {
     if let Some(done) = tools::run_named() {
@@ -23,7 +23,7 @@ fn main() -> std::process::ExitCode {
         println!("the settings are good");
         return std::process::ExitCode::SUCCESS;
     }
-    freed_memory::bound_kept();
+    freed_memory::Kept::FOR_LAYERS.bound();
     logging::init(config.service.log_format);
     let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build();
     match runtime.context("the runtime cannot be started").and_then(|runtime| runtime.block_on(run(config))) {

@@ -11,7 +11,7 @@ use pageserver::{
     keyspace::{Key, KeyRange},
     layer::{
         Io, LsnRange, VersionKind,
-        file::{BlockCache, LayerError, LayerFile, LayerHeader, LayerKind, examine, fetch, write_file},
+        file::{BlockCache, LayerError, LayerFile, LayerHeader, LayerKind, Packing, examine, fetch, write_file},
         reconstruct::{Reconstruction, Scan},
         tombstone::Tombstone,
     },
@@ -38,12 +38,12 @@ fn sample() -> Sample {
         lsns: LsnRange { start: Lsn(0), end: Lsn(800) },
         keys: KeyRange::ALL,
     };
-    write_sample(&path, &header, true);
+    write_sample(&path, &header, Packing::Fast);
     Sample { _folder: folder, path, header }
 }
 
-fn write_sample(path: &Path, header: &LayerHeader, compress: bool) {
-    write_file(path, header, compress, |writer| {
+fn write_sample(path: &Path, header: &LayerHeader, packing: Packing) {
+    write_file(path, header, packing, |writer| {
         for block in 0..VERSIONS {
             writer.version(key(block), Lsn(100), VersionKind::Image, &contents(block))?;
         }
@@ -227,7 +227,7 @@ fn uncompressed() -> (&'static Sample, &'static Vec<u8>) {
     thread_local! {
         static SAMPLE: &'static (Sample, Vec<u8>) = Box::leak(Box::new({
             let sample = sample();
-            write_sample(&sample.path, &sample.header, false);
+            write_sample(&sample.path, &sample.header, Packing::None);
             let whole = std::fs::read(&sample.path).unwrap();
             assert_eq!(examine(&whole, |_| {}).unwrap().problems, Vec::<String>::new());
             (sample, whole)
@@ -243,7 +243,7 @@ fn a_file_of_version_1_is_readable() {
     let header = LayerHeader { lsns: LsnRange { start: Lsn(0x100_0028), end: Lsn(0x100_2000) }, ..sample().header };
     if std::env::var_os("OGEL_WRITE_FIXTURE").is_some() {
         std::fs::create_dir_all(path.parent().unwrap()).unwrap();
-        write_file(&path, &header, true, |writer| {
+        write_file(&path, &header, Packing::Dense, |writer| {
             writer.version(key(1), Lsn(0x100_0100), VersionKind::Image, &[7; 8192])?;
             writer.version(key(1), Lsn(0x100_0200), VersionKind::Delta, b"a delta")?;
             writer.version(key(2), Lsn(0x100_0300), VersionKind::InitDelta, b"an init delta")?;

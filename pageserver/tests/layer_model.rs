@@ -13,7 +13,7 @@ use pageserver::{
     layer::{
         Io, LsnRange, VersionKind,
         desc::{LayerDesc, LayerName},
-        file::{BlockCache, LayerFile, LayerHeader, LayerKind, fetch, write_file},
+        file::{BlockCache, LayerFile, LayerHeader, LayerKind, Packing, fetch, write_file},
         map::LayerMap,
         memory::{MemoryLayer, Sealed, WriteBatch},
         partitions::Partitions,
@@ -157,7 +157,7 @@ impl<'a> Store<'a> {
             let end = layer.sealed().unwrap().end;
             let header = header(layer.lsn_range(end));
             let path = self.folder.join(format!("{}", end.0));
-            let written = write_file(&path, &header, true, |writer| {
+            let written = write_file(&path, &header, Packing::Dense, |writer| {
                 let content = layer.content();
                 content.versions().try_for_each(|(key, lsn, kind, value)| writer.version(key, lsn, kind, value))?;
                 content.tombstones().for_each(|tombstone| writer.tombstone(*tombstone));

@@ -3,7 +3,7 @@
 use std::process::ExitCode;
 
 use clap::Parser;
-use ogel_service::{Shutdown, config, listen, logging};
+use ogel_service::{Shutdown, config, freed_memory, listen, logging};
 use safekeeper::{Safekeeper, Settings, archive::check::ArchiveCommand};
 
 fn main() -> ExitCode {
@@ -40,6 +40,7 @@ fn run(settings: &Settings) -> anyhow::Result<()> {
         println!("the settings are good");
         return Ok(());
     }
+    freed_memory::Kept::FOR_WAL.bound();
     logging::init(settings.service.log_format);
     tokio::runtime::Builder::new_multi_thread().enable_all().build()?.block_on(async {
         let shutdown = Shutdown::on_signals()?;

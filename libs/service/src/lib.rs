@@ -13,6 +13,7 @@
 //! - [`Inflow`]: whether work that can wait should.
 //! - [`shared_memory`]: what a killed Postgres leaves in the kernel.
 //! - [`durable_file`]: files that are whole and on disk, or not there.
+//! - [`freed_memory`]: what of it goes back to the system.
 //!
 //! Metrics are `prometheus-client`'s: the Prometheus project's own small crate, typed labels, no global state.
 #![cfg_attr(test, allow(clippy::unwrap_used))]
@@ -23,6 +24,7 @@ pub mod config;
 mod data_folder;
 pub mod disk_space;
 pub mod durable_file;
+pub mod freed_memory;
 pub mod http;
 mod inflow;
 pub mod listen;

@@ -12,12 +12,10 @@ use std::{
 };
 
 use ogel_ids::{TenantId, TimelineId};
+use ogel_service::freed_memory;
 
 use super::{Pageserver, TimelineSlot};
-use crate::{
-    freed_memory,
-    timeline::{Retention, Timeline},
-};
+use crate::timeline::{Retention, Timeline};
 
 /// How often timelines are looked at.
 const INTERVAL: Duration = Duration::from_secs(2);

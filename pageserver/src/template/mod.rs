@@ -30,7 +30,7 @@ use crate::{
     layer::{
         LsnRange, VersionKind,
         desc::{LayerDesc, LayerName},
-        file::{EncodedBody, LayerHeader, LayerKind},
+        file::{EncodedBody, LayerHeader, LayerKind, Packing},
         partitions::Partitions,
     },
     manifest::{Manifest, TimelineState},
@@ -71,7 +71,7 @@ impl Template {
         };
         let mut values = archive.values;
         values.insert(Key::checkpoint(), state.encode().into());
-        let body = EncodedBody::encode(true, |writer| {
+        let body = EncodedBody::encode(Packing::Dense, |writer| {
             values.iter().try_for_each(|(key, value)| writer.version(*key, start_lsn, VersionKind::Image, value))
         })?;
         Ok(Template { control, wal_prefix, start_lsn, logical_size_bytes: archive.logical_size_bytes, body })

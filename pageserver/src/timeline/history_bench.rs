@@ -10,7 +10,8 @@ use std::{
 };
 
 use super::{effects::SizeCache, store_model::*, *};
-use crate::{branch::Timestamp, freed_memory, layer::memory::WriteBatch};
+use crate::{branch::Timestamp, layer::memory::WriteBatch};
+use ogel_service::freed_memory;
 use wal_decoder::{
     delta,
     effect::{Effect, EffectSink, Version},
@@ -153,7 +154,7 @@ fn memory_mib() -> (u64, u64) {
 #[test]
 #[ignore = "a benchmark"]
 fn a_day_of_history() {
-    freed_memory::bound_kept();
+    freed_memory::Kept::FOR_LAYERS.bound();
     let (tps, pages) = (setting("OGEL_BENCH_TPS", 50), setting("OGEL_BENCH_MB", 128) as u32 * 128);
     let out = std::env::var("OGEL_BENCH_OUT").unwrap_or_else(|_| "history.csv".into());
     let mut out = std::fs::File::create(out).unwrap();

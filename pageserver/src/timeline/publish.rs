@@ -18,7 +18,7 @@ use crate::{
     layer::{
         LsnRange,
         desc::{LayerDesc, LayerName},
-        file::{LayerError, LayerFile, LayerFileWriter, LayerHeader, LayerKind, LayerWriter, RemoteLayer},
+        file::{LayerError, LayerFile, LayerFileWriter, LayerHeader, LayerKind, LayerWriter, Packing, RemoteLayer},
         memory::MemoryLayer,
         partitions::{Partition, Partitions},
         stored::StoredLayer,
@@ -104,10 +104,11 @@ impl Timeline {
     ) -> anyhow::Result<Arc<StoredLayer>> {
         let name = self.store.tenant().name_layer(new.lsns.end);
         let path = self.layer_path(name);
-        let written = LayerFileWriter::create(&path, self.environment.compress).and_then(|mut writer| {
-            let history_bytes = fill(&mut writer.content)?;
-            Ok((writer, history_bytes))
-        });
+        let written =
+            LayerFileWriter::create(&path, Packing::fast(self.environment.compress)).and_then(|mut writer| {
+                let history_bytes = fill(&mut writer.content)?;
+                Ok((writer, history_bytes))
+            });
         let layer = written.map_err(|source| LayerError::Io { path: path.clone(), source });
         let layer = layer.and_then(|(writer, history_bytes)| {
             self.finish_layer(name, writer, (new.kind, new.lsns, new.keys), |_| history_bytes)

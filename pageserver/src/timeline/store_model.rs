@@ -39,7 +39,7 @@ use crate::{
     layer::{
         LsnRange, VersionKind,
         desc::{LayerDesc, LayerName},
-        file::{BlockCache, LayerHeader, LayerKind, RemoteReader, write_file},
+        file::{BlockCache, LayerHeader, LayerKind, Packing, RemoteReader, write_file},
         memory::WriteBatch,
     },
     manifest::{Ancestor as AncestorEntry, Lease, TimelineState},
@@ -323,7 +323,7 @@ impl World {
             let (kind, lsns, keys) = (LayerKind::Image, LsnRange { start: START, end: START }, KeyRange::ALL);
             let header = LayerHeader { kind, tenant: TENANT, timeline: id, lsns, keys };
             let file = path.join(LAYERS_FOLDER).join(name.to_string());
-            let written = write_file(&file, &header, true, |writer| {
+            let written = write_file(&file, &header, Packing::Dense, |writer| {
                 writer.version(Key::checkpoint(), START, VersionKind::Image, &state(START).encode())
             });
             let (size_bytes, index_offset) = written.map(|written| (written.size_bytes, written.index_offset)).unwrap();

@@ -2,7 +2,10 @@
 
 use std::{cell::RefCell, io};
 
-use super::format::{number, take};
+use super::{
+    Packing,
+    format::{number, take},
+};
 use crate::{
     keyspace::{KEY_SIZE, Key, KeyRange},
     layer::{VersionKind, file::format::BlockRef, tombstone::Tombstone},
@@ -16,8 +19,6 @@ const HEAD: usize = 5;
 const CHECKSUM: usize = 4;
 /// Longest block that is unpacked: PostgreSQL's longest record, and then some. A damaged length must not cost memory.
 const MAX_RAW_BYTES: usize = 1100 << 20;
-/// Fast; what it gives away in density, later compaction can win back.
-const ZSTD_LEVEL: i32 = 1;
 
 thread_local! {
     /// A context is 100 KiB and more: made for each block, it costs more than the work on the block.
@@ -30,10 +31,14 @@ struct Contexts {
     decompressor: Option<Decompressor<'static>>,
 }
 
-fn compress(raw: &[u8]) -> io::Result<Vec<u8>> {
-    CONTEXTS.with_borrow_mut(|contexts| match &mut contexts.compressor {
-        Some(compressor) => compressor.compress(raw),
-        none => none.insert(Compressor::new(ZSTD_LEVEL)?).compress(raw),
+fn compress(raw: &[u8], level: i32) -> io::Result<Vec<u8>> {
+    CONTEXTS.with_borrow_mut(|contexts| {
+        let compressor = match &mut contexts.compressor {
+            Some(compressor) => compressor,
+            none => none.insert(Compressor::new(level)?),
+        };
+        compressor.set_compression_level(level)?;
+        compressor.compress(raw)
     })
 }
 
@@ -45,8 +50,8 @@ fn decompress(stored: &[u8], raw_len: usize) -> io::Result<Vec<u8>> {
 }
 
 /// Encodes a block; compresses when asked to and when that makes it smaller.
-pub(super) fn encode(raw: &[u8], compress: bool) -> Vec<u8> {
-    let compressed = if compress { self::compress(raw).ok() } else { None };
+pub(super) fn encode(raw: &[u8], packing: Packing) -> Vec<u8> {
+    let compressed = packing.zstd_level().and_then(|level| compress(raw, level).ok());
     let (codec, stored) = match &compressed {
         Some(stored) if stored.len() < raw.len() => (ZSTD, stored.as_slice()),
         _ => (RAW, raw),

@@ -11,7 +11,7 @@ use ogel_ids::Lsn;
 use ogel_service::durable_file;
 
 use super::{
-    LayerHeader,
+    LayerHeader, Packing,
     block::{self, IndexEntry, RootEntry},
     format::{BlockRef, Footer, HEADER_SIZE},
 };
@@ -29,7 +29,7 @@ const INDEX_BLOCK_ENTRIES: usize = 256;
 pub struct LayerWriter<W: Write> {
     out: W,
     offset: u64,
-    compress: bool,
+    packing: Packing,
     data: Vec<u8>,
     /// Entries whose data block is still open.
     open_entries: Vec<IndexEntry>,
@@ -40,11 +40,11 @@ pub struct LayerWriter<W: Write> {
 
 impl<W: Write> LayerWriter<W> {
     /// `out` stands behind the place of the header.
-    pub fn new(out: W, compress: bool) -> Self {
+    pub fn new(out: W, packing: Packing) -> Self {
         Self {
             out,
             offset: HEADER_SIZE as u64,
-            compress,
+            packing,
             data: Vec::with_capacity(2 * DATA_BLOCK_BYTES),
             open_entries: Vec::new(),
             index: Vec::new(),
@@ -88,7 +88,7 @@ impl<W: Write> LayerWriter<W> {
     }
 
     fn block(&mut self, raw: &[u8]) -> io::Result<BlockRef> {
-        let bytes = block::encode(raw, self.compress);
+        let bytes = block::encode(raw, self.packing);
         self.out.write_all(&bytes)?;
         let place = BlockRef { offset: self.offset, len: bytes.len() as u32 };
         self.offset += u64::from(place.len);
@@ -148,8 +148,11 @@ pub struct EncodedBody {
 
 impl EncodedBody {
     /// Encodes with what `fill` adds.
-    pub fn encode(compress: bool, fill: impl FnOnce(&mut LayerWriter<Vec<u8>>) -> io::Result<()>) -> io::Result<Self> {
-        let mut writer = LayerWriter::new(Vec::new(), compress);
+    pub fn encode(
+        packing: Packing,
+        fill: impl FnOnce(&mut LayerWriter<Vec<u8>>) -> io::Result<()>,
+    ) -> io::Result<Self> {
+        let mut writer = LayerWriter::new(Vec::new(), packing);
         fill(&mut writer)?;
         let (body, written) = writer.finish()?;
         Ok(Self { body, written })
@@ -175,10 +178,10 @@ pub struct LayerFileWriter {
 
 impl LayerFileWriter {
     /// Begins a file. It has no header yet: nobody takes it for a layer.
-    pub fn create(path: &Path, compress: bool) -> io::Result<Self> {
+    pub fn create(path: &Path, packing: Packing) -> io::Result<Self> {
         let mut out = BufWriter::with_capacity(256 << 10, File::create(path)?);
         out.write_all(&[0; HEADER_SIZE])?;
-        Ok(Self { path: path.to_owned(), content: LayerWriter::new(out, compress) })
+        Ok(Self { path: path.to_owned(), content: LayerWriter::new(out, packing) })
     }
 
     /// Where it is.
@@ -203,10 +206,10 @@ impl LayerFileWriter {
 pub fn write_file(
     path: &Path,
     header: &LayerHeader,
-    compress: bool,
+    packing: Packing,
     fill: impl FnOnce(&mut LayerWriter<BufWriter<File>>) -> io::Result<()>,
 ) -> io::Result<Written> {
-    let mut writer = LayerFileWriter::create(path, compress)?;
+    let mut writer = LayerFileWriter::create(path, packing)?;
     fill(&mut writer.content)?;
     writer.finish(header)
 }

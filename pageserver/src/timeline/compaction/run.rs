@@ -24,7 +24,7 @@ use crate::{
     layer::{
         Io, LsnRange, VersionKind,
         desc::LayerDesc,
-        file::{LayerError, LayerFileWriter, LayerKind, fetch},
+        file::{LayerError, LayerFileWriter, LayerKind, Packing, fetch},
         map::LayerMap,
         memory::MemoryLayer,
         merge::{MergeContext, MergeRule, Older, Version, merge},
@@ -344,7 +344,7 @@ impl Output<'_> {
         if self.open.is_none() {
             let name = self.timeline.store.tenant().name_layer(self.lsns.end);
             let path = self.timeline.layer_path(name);
-            let writer = LayerFileWriter::create(&path, self.timeline.environment.compress)
+            let writer = LayerFileWriter::create(&path, Packing::dense(self.timeline.environment.compress))
                 .map_err(|source| LayerError::Io { path, source })?;
             self.open = Some(OpenFile { name, writer, history: HistoryCount::default() });
         }
