@@ -1,8 +1,8 @@
 //! Background merges and the giving up of history, for all timelines of a process.
 //!
-//! One timeline after another, on a thread that steps back for readers and ingest, and that rests while much WAL comes in: what it does can
-//! wait until the load is over. It does not wait for ever: it goes on after [`LONGEST_REST`], or when stacks have grown half-way to their
-//! bound; and a flush that finds a stack at its bound stops the merge under way and merges by itself, on a thread that does not step back.
+//! One timeline after another, on a thread that steps back for readers and ingest, and that rests while much WAL comes in
+//! ([`Timeline::merges_rest`]): what it does can wait until the load is over. It does not wait for ever, nor for stacks that have grown half-way
+//! to their bound; and a flush that finds a stack at its bound stops the merge under way and merges by itself, on a thread that does not step back.
 //! A timeline without news costs nothing but a look at a flag; its cutoff is moved a hundred times per retention window at most.
 
 use std::{
@@ -23,12 +23,8 @@ const INTERVAL: Duration = Duration::from_secs(2);
 const GIVE_BACK_INTERVAL: Duration = Duration::from_secs(60);
 /// The cutoff of a timeline is moved at most this often, and at least, if the window is long, a hundred times while it passes.
 const GC_INTERVAL_MIN: Duration = Duration::from_secs(20);
-/// Merges of all timelines rest no longer than this for a load, however long it lasts.
-const LONGEST_REST: Duration = Duration::from_secs(30);
 /// How often merges that rest look up.
 const REST_PIECE: Duration = Duration::from_millis(20);
-/// Merges rest while stacks are closer to where merging begins than to their bound.
-const RESTING_DEBT: f64 = 0.5;
 
 impl Pageserver {
     /// Merges layers and gives up history until shutdown begins.
@@ -67,10 +63,7 @@ impl Pageserver {
         let work = move || {
             let must_stop = || shutdown.has_begun() || worked_on.closing.has_begun() || worked_on.is_room_wanted();
             let rest = || {
-                while worked_on.busy_for().is_some_and(|time| time < LONGEST_REST)
-                    && worked_on.compaction_debt() < RESTING_DEBT
-                    && !must_stop()
-                {
+                while worked_on.merges_rest() && !must_stop() {
                     std::thread::sleep(REST_PIECE);
                 }
                 must_stop()

@@ -9,6 +9,9 @@
 //! 2. **Redo.** A layer that holds the last of many deltas of a page that is read gets an image of it.
 //! 3. **Trim.** What lies below the cutoff and is not needed has become more than `trim_percent` of the partition: it is rewritten
 //!    without. What a trim costs is thus at most 100 / `trim_percent` times the WAL whose history it drops.
+//!
+//! While much WAL comes in all that waits, but for stacks that have grown half-way to `max_depth`: there those are merged that cost least
+//! per layer gone.
 
 use std::ops::Range;
 
@@ -75,6 +78,15 @@ pub struct PartitionState {
     pub layers: Vec<LayerState>,
 }
 
+/// How much is to be merged now.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Pace {
+    /// All that is worth it.
+    Calm,
+    /// What cannot wait until less WAL comes in.
+    Busy,
+}
+
 /// Why layers are merged.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Reason {
@@ -98,17 +110,20 @@ pub struct Job {
 }
 
 /// All that should be merged now, most urgent first; at most one job per partition.
-pub fn plan(partitions: &[PartitionState], cutoff: Lsn, limits: &CompactionLimits) -> Vec<Job> {
+pub fn plan(partitions: &[PartitionState], cutoff: Lsn, limits: &CompactionLimits, pace: Pace) -> Vec<Job> {
     let mut jobs: Vec<(Reason, std::cmp::Reverse<u64>, Job)> = Vec::new();
     for partition in partitions {
         let layers = &partition.layers;
-        let found = depth_run(layers, limits)
-            .map(|run| (Reason::Depth, layers.len() as u64, run))
-            .or_else(|| {
-                let wanted = layers.iter().position(|layer| layer.wanted)?;
-                Some((Reason::Redo, 0, wanted..wanted + 1))
-            })
-            .or_else(|| trim_run(layers, cutoff, limits).map(|(run, bytes)| (Reason::Trim, bytes, run)));
+        let depth = depth_run(layers, limits, pace).map(|run| (Reason::Depth, layers.len() as u64, run));
+        let redo = || {
+            let wanted = layers.iter().position(|layer| layer.wanted)?;
+            Some((Reason::Redo, 0, wanted..wanted + 1))
+        };
+        let trim = || trim_run(layers, cutoff, limits).map(|(run, bytes)| (Reason::Trim, bytes, run));
+        let found = match pace {
+            Pace::Calm => depth.or_else(redo).or_else(trim),
+            Pace::Busy => depth,
+        };
         if let Some((reason, urgency, run)) = found {
             jobs.push((reason, std::cmp::Reverse(urgency), Job { partition: partition.start, run, reason }));
         }
@@ -118,7 +133,10 @@ pub fn plan(partitions: &[PartitionState], cutoff: Lsn, limits: &CompactionLimit
 }
 
 /// Layers to merge because there are many.
-pub fn depth_run(layers: &[LayerState], limits: &CompactionLimits) -> Option<Range<usize>> {
+pub fn depth_run(layers: &[LayerState], limits: &CompactionLimits, pace: Pace) -> Option<Range<usize>> {
+    if pace == Pace::Busy {
+        return is_urgent(layers.len(), limits).then(|| 0..cheapest_run(layers));
+    }
     let deltas = layers.iter().filter(|layer| !layer.complete).count();
     if deltas < limits.fan_in {
         return None;
@@ -170,6 +188,11 @@ fn trim_run(layers: &[LayerState], cutoff: Lsn, limits: &CompactionLimits) -> Op
 pub fn debt(depth: usize, limits: &CompactionLimits) -> f64 {
     let begins = limits.fan_in + 1;
     depth.saturating_sub(begins) as f64 / limits.max_depth.saturating_sub(begins).max(1) as f64
+}
+
+/// Whether a stack has grown half-way to its bound: it is merged whatever else there is to do.
+pub fn is_urgent(depth: usize, limits: &CompactionLimits) -> bool {
+    depth >= limits.max_depth || debt(depth, limits) >= 0.5
 }
 
 #[cfg(test)]

@@ -34,9 +34,9 @@ const LIMITS: CompactionLimits = CompactionLimits {
 };
 
 /// The plan for one partition, as text.
-fn planned(stack: &str, cutoff: u64) -> String {
+fn planned(stack: &str, cutoff: u64, pace: Pace) -> String {
     let layers = stack.split_whitespace().map(layer).collect();
-    let jobs = plan(&[PartitionState { start: Key::MIN, layers }], Lsn(cutoff), &LIMITS);
+    let jobs = plan(&[PartitionState { start: Key::MIN, layers }], Lsn(cutoff), &LIMITS, pace);
     jobs.first().map_or("-".to_owned(), |job| format!("{:?} {:?}", job.reason, job.run))
 }
 
@@ -77,7 +77,21 @@ fn plans() {
         ("1@300-400e800 =1000@200-200", 400, "Trim 0..2"),
         ("1@300-400e100 =1000@200-200", 400, "-"),
     ] {
-        assert_eq!(planned(stack, cutoff), expected, "{stack:?} with cutoff {cutoff}");
+        assert_eq!(planned(stack, cutoff, Pace::Calm), expected, "{stack:?} with cutoff {cutoff}");
+    }
+}
+
+#[test]
+fn while_much_comes_in_only_long_stacks_are_merged_and_cheaply() {
+    for (stack, expected) in [
+        ("10 10 10 10 =1000", "-"),
+        ("10 20! =1000", "-"),
+        ("500@200-300 =1000@200-200", "-"),
+        ("10 10 10 10 10 =1000", "Depth 0..5"),
+        ("10 10 10 40 50 =1000", "Depth 0..3"),
+        ("1 10 100 1000 10000 =100000", "Depth 0..2"),
+    ] {
+        assert_eq!(planned(stack, 300, Pace::Busy), expected, "{stack:?}");
     }
 }
 
@@ -88,7 +102,7 @@ fn the_longest_stack_comes_first() {
         layers: stack.split_whitespace().map(layer).collect(),
     };
     let partitions = [partition(1, "5! =9"), partition(2, "9 9 9 =9"), partition(3, "9 9 9 9 =9"), partition(4, "9")];
-    let jobs = plan(&partitions, Lsn(0), &LIMITS);
+    let jobs = plan(&partitions, Lsn(0), &LIMITS, Pace::Calm);
     let order: Vec<_> = jobs.iter().map(|job| job.partition.as_two_phase().unwrap()).collect();
     assert_eq!(order, [3, 2, 1]);
 }
@@ -100,8 +114,10 @@ proptest! {
         bottom in prop_oneof![Just(0_u64), 1..100_000_u64],
         flushes in prop::collection::vec(prop_oneof![Just(1_000_u64), 1..100_u64, 1..100_000_u64], 1..400),
         lazy in any::<bool>(),
+        busy in any::<bool>(),
     ) {
         let limits = CompactionLimits::default();
+        let pace = if busy { Pace::Busy } else { Pace::Calm };
         let mut stack: Vec<LayerState> = Vec::new();
         let of = |size_bytes, complete| LayerState { size_bytes, complete, ..layer("1") };
         if bottom > 0 {
@@ -116,8 +132,8 @@ proptest! {
         };
         for size in flushes {
             // What a flush does first; a lazy compaction leaves everything to it.
-            while stack.len() >= limits.max_depth || (!lazy && depth_run(&stack, &limits).is_some()) {
-                let run = depth_run(&stack, &limits).expect("a stack at its bound is merged");
+            while stack.len() >= limits.max_depth || (!lazy && depth_run(&stack, &limits, pace).is_some()) {
+                let run = depth_run(&stack, &limits, pace).expect("a stack at its bound is merged");
                 prop_assert!(run.len() >= 2);
                 merged += merge(&mut stack, run);
             }

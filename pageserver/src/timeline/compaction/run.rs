@@ -7,6 +7,7 @@
 use std::{
     collections::BTreeSet,
     sync::{Arc, atomic::Ordering},
+    time::{Duration, Instant},
 };
 
 use anyhow::Context;
@@ -16,7 +17,7 @@ use wal_decoder::key::{PAGE_SIZE, Page};
 
 use super::{
     super::{Lineage, ReadError, Timeline, flush::share, pages::PageId},
-    plan::{Job, LayerState, PartitionState, Reason, debt, depth_run, plan},
+    plan::{Job, LayerState, Pace, PartitionState, Reason, debt, depth_run, is_urgent, plan},
 };
 use crate::{
     failpoints,
@@ -38,6 +39,8 @@ use crate::{
 
 /// Rounds of planning in one go; a later pass goes on.
 const MAX_ROUNDS: usize = 32;
+/// Merges of all timelines make way for a load for no longer than this, however long it lasts.
+const LONGEST_REST: Duration = Duration::from_secs(30);
 
 /// Asked between keys whether to give up.
 pub type Stop<'a> = &'a (dyn Fn() -> bool + Sync);
@@ -60,8 +63,11 @@ impl Timeline {
         let mut report = CompactionReport::default();
         for _ in 0..MAX_ROUNDS {
             let _one_at_a_time = self.compaction.lock();
-            let jobs = self.plan_compaction(&self.pin_layers())?;
-            if jobs.is_empty() {
+            let pace = self.pace();
+            let jobs = self.plan_compaction(&self.pin_layers(), pace)?;
+            if pace == Pace::Busy {
+                self.compaction_due.store(true, Ordering::Relaxed); // what waits is planned again
+            } else if jobs.is_empty() {
                 // Pages in memory, and those that have got an image since: whoever still finds one dear asks again.
                 self.image_requests.forget(KeyRange::ALL);
             }
@@ -106,7 +112,7 @@ impl Timeline {
                 let layers = self.pin_layers();
                 stack_state(&layers, layers.partitions.find(&partition), self.cutoff(), &BTreeSet::new())?
             };
-            if let Some(run) = depth_run(&states, limits).filter(|_| states.len() >= limits.max_depth) {
+            if let Some(run) = depth_run(&states, limits, self.pace()).filter(|_| states.len() >= limits.max_depth) {
                 let job = Job { partition, run, reason: Reason::Depth };
                 self.run_job(&job, &|| false, &mut CompactionReport::default())?;
             }
@@ -124,9 +130,15 @@ impl Timeline {
         self.room_wanted.load(Ordering::Relaxed)
     }
 
-    /// How long much WAL has been coming in, of whatever timelines; `None` when it does not.
-    pub fn busy_for(&self) -> Option<std::time::Duration> {
-        self.environment.inflow.busy_for(std::time::Instant::now())
+    /// Merges make way for WAL, of whatever timelines, while much comes in: an eighth of a load's processor time was theirs.
+    fn pace(&self) -> Pace {
+        let busy_for = self.environment.inflow.busy_for(Instant::now());
+        if busy_for.is_some_and(|time| time < LONGEST_REST) { Pace::Busy } else { Pace::Calm }
+    }
+
+    /// Whether a merge that has begun, or would, should wait: much WAL comes in, and no stack is half-way to its bound.
+    pub fn merges_rest(&self) -> bool {
+        self.pace() == Pace::Busy && !is_urgent(self.pin_layers().partitions.depth(), &self.environment.compaction)
     }
 
     /// How far merging lags behind the WAL: 0 is not at all, 1 is as far as it may.
@@ -134,7 +146,7 @@ impl Timeline {
         debt(self.pin_layers().partitions.depth(), &self.environment.compaction)
     }
 
-    fn plan_compaction(&self, layers: &LayerMap) -> anyhow::Result<Vec<Job>> {
+    fn plan_compaction(&self, layers: &LayerMap, pace: Pace) -> anyhow::Result<Vec<Job>> {
         let wanted = self.image_requests.keys();
         let cutoff = self.cutoff();
         let state_of = |(keys, stack): (KeyRange, &Arc<[Arc<StoredLayer>]>)| {
@@ -142,7 +154,7 @@ impl Timeline {
             Ok(PartitionState { start: keys.start, layers: stack_state(layers, stack, cutoff, &within)? })
         };
         let states: Vec<PartitionState> = layers.partitions.iter().map(state_of).collect::<Result<_, LayerError>>()?;
-        Ok(plan(&states, cutoff, &self.environment.compaction))
+        Ok(plan(&states, cutoff, &self.environment.compaction, pace))
     }
 
     /// `false` when it was told to stop: then nothing has changed.
@@ -153,7 +165,7 @@ impl Timeline {
         let (keys, stack) = (partitions.range(place), &partitions.at(place).stack);
         let (run, below) = (&stack[job.run.clone()], &stack[job.run.end..]);
         let (Some(newest), Some(oldest)) = (run.first(), run.last()) else { return Ok(true) };
-        let started = std::time::Instant::now();
+        let started = Instant::now();
         let rule = self.merge_rule(below.is_empty() && self.ancestor.is_none(), keys);
         let mut tombstones = TombstoneSet::default();
         for layer in run {
@@ -204,7 +216,7 @@ impl Timeline {
         run: &[Arc<StoredLayer>],
         output: Output<'_>,
         report: &mut CompactionReport,
-        started: std::time::Instant,
+        started: Instant,
     ) -> anyhow::Result<()> {
         let removed = run.iter().map(|layer| layer.desc.name).collect();
         let edit = Edit::Replaced { partition: job.partition, removed, added: output.pieces };
