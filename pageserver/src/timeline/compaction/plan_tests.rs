@@ -141,6 +141,8 @@ proptest! {
             flushed += size;
             prop_assert!(stack.len() <= limits.max_depth, "{} layers", stack.len());
         }
-        prop_assert!(merged <= 12 * flushed, "{merged} bytes merged for {flushed} flushed");
+        // What is cheapest now is not in the long run; a load's pace ends after half a minute, these flushes take longer.
+        let most = if busy { 16 } else { 12 };
+        prop_assert!(merged <= most * flushed, "{merged} bytes merged for {flushed} flushed");
     }
 }
