@@ -6,7 +6,7 @@ use tokio::io::AsyncReadExt;
 use crate::{WireError, halves::ReadHalf};
 
 /// Bytes by which the buffer grows at most ahead of what has arrived.
-const GROWTH_STEP_BYTES: usize = 256 << 10;
+pub(crate) const GROWTH_STEP_BYTES: usize = 256 << 10;
 
 /// One message as it came.
 #[derive(Debug, Clone, PartialEq, Eq)]

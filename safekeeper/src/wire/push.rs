@@ -133,24 +133,25 @@ impl Push {
 
     /// Sleeps until bytes come; then takes in all that are there, within a limit. `false` at the end of the stream.
     fn receive(&mut self) -> Result<bool, WireError> {
-        let mut received = self.reader.receive(true)?;
-        for _ in 0..ROUND_BYTES / (128 << 10) {
-            match received {
-                Received::Bytes { more } => {
+        let (mut wait, mut received_bytes) = (true, 0);
+        while received_bytes < ROUND_BYTES {
+            match self.reader.receive(wait)? {
+                Received::Bytes { count, more } => {
                     self.last_heard = Instant::now();
+                    received_bytes += count;
                     if !more {
-                        return Ok(true);
+                        break;
                     }
                 }
                 Received::Nothing if self.last_heard.elapsed() >= self.silence => {
                     return Err(WireError::TimedOut("waiting for the proposer"));
                 }
-                Received::Nothing => return Ok(true),
-                Received::End => return Ok(false),
+                Received::Nothing => break,
+                Received::End => return Ok(received_bytes > 0), // what came is worked on first
             }
-            received = self.reader.receive(false)?;
+            wait = false;
         }
-        Ok(received != Received::End)
+        Ok(true)
     }
 
     /// Gives all whole messages to the acceptor; `true` when the proposer has ended the stream.
