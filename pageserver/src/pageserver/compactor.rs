@@ -72,7 +72,7 @@ impl Pageserver {
             if gc {
                 worked_on.collect_garbage(&retention, SystemTime::now())?;
             }
-            worked_on.compact(&rest)
+            worked_on.compact_in_background(&rest)
         };
         let result = self.background.run_blocking(work).await;
         if let Err(error) = result.map_err(anyhow::Error::from).and_then(|result| result)

@@ -3,7 +3,7 @@
 pub enum Packing {
     /// Not at all.
     None,
-    /// In about half of the time, for files that a merge will soon replace. Rows pack as well as with `Dense`, indexes 25 % worse.
+    /// In about 60 % of the time, for files that a merge will soon replace. Rows pack as well as with `Dense`, indexes 25 % worse.
     Fast,
     /// For files that stay.
     Dense,

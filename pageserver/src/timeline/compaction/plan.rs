@@ -10,7 +10,7 @@
 //! 3. **Trim.** What lies below the cutoff and is not needed has become more than `trim_percent` of the partition: it is rewritten
 //!    without. What a trim costs is thus at most 100 / `trim_percent` times the WAL whose history it drops.
 //!
-//! While much WAL comes in all that waits, but for stacks that have grown half-way to `max_depth`: there those are merged that cost least
+//! While much WAL comes in, all of that waits, but for stacks that have grown half-way to `max_depth`: of those the layers are merged that cost least
 //! per layer gone.
 
 use std::ops::Range;

@@ -59,11 +59,20 @@ pub struct CompactionReport {
 impl Timeline {
     /// Merges until nothing needs it, or until told to stop. Blocks.
     pub fn compact(&self, stop: Stop<'_>) -> anyhow::Result<CompactionReport> {
+        self.merge_at(|| Pace::Calm, stop)
+    }
+
+    /// The same, but while much WAL comes in only what cannot wait. Blocks.
+    pub fn compact_in_background(&self, stop: Stop<'_>) -> anyhow::Result<CompactionReport> {
+        self.merge_at(|| self.pace(), stop)
+    }
+
+    fn merge_at(&self, pace: impl Fn() -> Pace, stop: Stop<'_>) -> anyhow::Result<CompactionReport> {
         self.compaction_due.store(false, Ordering::Relaxed);
         let mut report = CompactionReport::default();
         for _ in 0..MAX_ROUNDS {
             let _one_at_a_time = self.compaction.lock();
-            let pace = self.pace();
+            let pace = pace();
             let jobs = self.plan_compaction(&self.pin_layers(), pace)?;
             if pace == Pace::Busy {
                 self.compaction_due.store(true, Ordering::Relaxed); // what waits is planned again
